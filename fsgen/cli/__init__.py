@@ -1,0 +1,58 @@
+"""The command line. Each command parses, loads, makes one call and prints; a module is imported when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+import fsgen
+from fsgen.errors import FsgenError, UnknownNameError
+from fsgen.registry import nearest
+
+COMMANDS = {
+    "train": "train a model on episodes of a data source; resume a run",
+    "evaluate": "held-out likelihood of a trained run: nats per image at each shot count",
+    "sample": "draw images like a few given ones",
+    "models": "list the models, or show the options of one",
+    "data": "list the data sources, or check and show one",
+}
+
+USAGE = """usage: fsgen COMMAND [options]
+
+A few images in, a probability distribution over images out.
+
+commands:
+{commands}
+
+`fsgen COMMAND --help` explains a command. `fsgen --version` prints the version.
+
+A first run, without any download:
+  fsgen train --out runs/first --steps 300 --validation.every 100
+  fsgen evaluate runs/first --sets 50 --particles 50
+  fsgen sample runs/first --data glyphs --out samples.png"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit status: 0, 1 for a failed job, 2 for wrong input, 128 + n after a signal."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(USAGE.format(commands="\n".join(f"  {name:10}{text}" for name, text in COMMANDS.items())))
+        return 0 if words else 2
+    if words[0] in ("-V", "--version"):
+        print(f"fsgen {fsgen.__version__}")
+        return 0
+    name = words[0]
+    try:
+        if name not in COMMANDS:
+            raise UnknownNameError(f"no command '{name}'.{nearest(name, COMMANDS)} Known: {', '.join(COMMANDS)}.")
+        command = importlib.import_module(f"fsgen.cli.{name}")
+        return command.run(command.parser().parse(words[1:]))
+    except FsgenError as error:
+        print(f"fsgen {name}: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 141

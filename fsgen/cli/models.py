@@ -1,0 +1,32 @@
+"""fsgen models: what can be trained. Reads source text, so it answers without importing torch."""
+
+from __future__ import annotations
+
+from jsonargparse import Namespace
+
+from fsgen.cli.parsing import Parser
+from fsgen.registry import MODELS
+
+
+def parser() -> Parser:
+    """The options of the listing."""
+    p = Parser("models", "Lists the registered models; with a NAME, its meaning, options and presets.")
+    p.add_argument("name", type=str, nargs="?", default=None, metavar="NAME", help="one model")
+    return p
+
+
+def run(args: Namespace) -> int:
+    """Prints the catalogue or one entry."""
+    if args.name is None:
+        for name, entry in MODELS.catalogue().items():
+            print(f"{name:18}{entry.summary}")
+        print("\n`fsgen models NAME` shows the options of one; set them with --model.options.KEY VALUE.")
+        return 0
+    entry = MODELS.entry(args.name)
+    print(entry.doc)
+    print("\nDefaults:")
+    for option, default in entry.options.items():
+        print(f"  {option} = {default}")
+    if entry.presets:
+        print(f"Presets (--model.preset): {', '.join(entry.presets)}")
+    return 0

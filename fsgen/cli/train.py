@@ -1,0 +1,109 @@
+"""fsgen train: one run from a configuration."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+
+from fsgen.cli.parsing import Parser
+from fsgen.config import TrainConfig, as_plain, flat, from_plain
+from fsgen.errors import CheckpointError
+from fsgen.registry import MODELS, SOURCES
+
+# What may differ between a run and its continuation without changing what is learnt.
+MOVABLE = ("data.root", "device", "threads", "checkpoint_every", "episodes.workers")
+
+
+def parser() -> Parser:
+    """The options: every field of TrainConfig by its dotted name, and what concerns this call alone."""
+    p = Parser(
+        "train",
+        "Trains a model on episodes and leaves a run folder: configuration, selected weights, checkpoints, logs. "
+        "Ctrl-C (or SIGTERM) saves a checkpoint first; the same command with --resume goes on from there.",
+    )
+    p.add_argument("--config", action="config", help="YAML file of the options below; later flags override it")
+    p.add_argument("--out", type=str, required=True, metavar="RUN", help="run folder to make, or to resume")
+    p.add_argument("--resume", action="store_true", help="continue the run in --out; a new run if there is none")
+    p.add_argument(
+        "--max-minutes", type=float, default=math.inf, metavar="M", help="stop with a checkpoint after M minutes"
+    )
+    p.add_argument("--quiet", action="store_true", help="no progress and no TensorBoard")
+    p.add_class_arguments(TrainConfig)
+    return p
+
+
+def run(args: Namespace) -> int:
+    """Trains; returns 0, or 128 + n after signal n."""
+    config, folder = _config(args), Path(args.out)
+    known = None
+    if args.resume and folder.is_dir() and any(folder.iterdir()):
+        from fsgen.run import Run
+
+        known = Run.open(folder)
+        config = _continued(config, known.config, folder)
+    _check_names(config)
+
+    import pyro
+    import torch
+
+    from fsgen.monitor import Monitor
+    from fsgen.run import Run
+    from fsgen.training import Trainer
+
+    pyro.enable_validation(False)
+    torch.distributions.Distribution.set_default_validate_args(False)
+    trainer = Trainer(config)
+    run_folder = known or Run.create(folder, {"model": trainer.model.recipe, "training": as_plain(config)})
+    with run_folder.lock():
+        monitor = Monitor(folder, quiet=args.quiet)
+        outcome = trainer.fit(run_folder, resume=args.resume, max_minutes=args.max_minutes, monitor=monitor)
+    best = "" if outcome.best_nats is None else f", best validation {outcome.best_nats:.2f} nats"
+    print(f"{folder}: {outcome.reason} at step {outcome.step} of {config.steps}{best}")
+    if outcome.step < config.steps:
+        print(f"continue with: fsgen train --out {folder} --resume")
+    return outcome.exit_status
+
+
+def _check_names(config: TrainConfig) -> None:
+    """What can be refused before torch is loaded."""
+    config.check()
+    MODELS.check_options(config.model.name, config.model.options)
+    MODELS.check_preset(config.model.name, config.model.preset)
+    SOURCES.check_options(config.data.name, config.data.options)
+
+
+def _config(args: Namespace) -> TrainConfig:
+    fields = {f.name for f in dataclasses.fields(TrainConfig)}
+    return from_plain(TrainConfig, {key: value for key, value in args.as_dict().items() if key in fields})
+
+
+def _continued(given: TrainConfig, stored: dict[str, Any], folder: Path) -> TrainConfig:
+    """The run's own configuration, with what may differ taken from the call.
+
+    Raises:
+        CheckpointError: an option of this call contradicts the run.
+    """
+    if "training" not in stored:
+        raise CheckpointError(f"{folder} holds a model but no training to resume; choose another --out.")
+    ours, theirs, usual = (
+        flat(as_plain(c)) for c in (given, from_plain(TrainConfig, stored["training"]), TrainConfig())
+    )
+    for key in sorted(set(ours) | set(theirs)):
+        if key not in MOVABLE and ours.get(key) not in (usual.get(key), theirs.get(key)):
+            raise CheckpointError(
+                f"{folder} was begun with {key} {theirs.get(key)}, not {ours[key]}; leave the option out to resume, "
+                f"or choose another --out."
+            )
+    merged = from_plain(TrainConfig, stored["training"])
+    for key in MOVABLE:
+        if ours[key] != usual[key]:
+            owner: Any = merged
+            *path, last = key.split(".")
+            for name in path:
+                owner = getattr(owner, name)
+            setattr(owner, last, ours[key])
+    return merged

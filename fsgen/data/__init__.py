@@ -1,0 +1,1 @@
+"""Images by source, and episodes drawn from them."""

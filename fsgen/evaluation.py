@@ -1,0 +1,206 @@
+"""Held-out likelihood: NLL in nats per image at each shot count, with its uncertainty."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from fsgen.data.sampler import Draw, EpisodeSampler
+from fsgen.episode import Episode
+from fsgen.errors import InputError
+from fsgen.inference import couples_queries, latent_sites, log_weights
+from fsgen.model import FewShotModel
+from fsgen.objectives import ess, iwae
+
+
+@dataclass(frozen=True)
+class Score:
+    """NLL of one image given ``shots`` others, over a list of sets.
+
+    Attributes:
+        ways: classes a set. shots: images of the support, of all its classes together.
+        nats: mean NLL per image, lower is better. se: its standard error over sets.
+        ess: mean effective sample share; ess_min: of the worst set; both 1 where the likelihood is exact.
+        exact: exact likelihood, or an importance-weighted bound with ``particles`` samples.
+        repeated: sets whose target is one of its own support images, as {"sets", "nats", "se"}; likewise unrepeated.
+        per_set: NLL of every set in list order, for paired comparisons on the same list.
+    """
+
+    ways: int
+    shots: int
+    nats: float
+    se: float
+    ess: float
+    ess_min: float
+    exact: bool
+    particles: int
+    sets: int
+    repeated: dict[str, float | int | None]
+    unrepeated: dict[str, float | int | None]
+    per_set: list[float] = field(repr=False)
+
+    def record(self) -> dict[str, Any]:
+        """Plain numbers for results.jsonl."""
+        return asdict(self)
+
+
+def evaluate(
+    model: FewShotModel,
+    sampler: EpisodeSampler,
+    shots: Sequence[int],
+    sets: int,
+    particles: int,
+    *,
+    seed: int = 0,
+    budget: int = 2048,
+    advance: Callable[[int], None] = lambda n: None,
+) -> list[Score]:
+    """Scores the last image of each set given its first t images, for every t in ``shots``.
+
+    The target is the same at all shot counts, so that the columns of a table are compared image by image; by
+    exchangeability the mean is that of scoring image t+1. Set i is the sampler's episode i, and its latents are
+    drawn under a seed of its own, so a set scores the same whatever else is scored beside it.
+
+    Args:
+        sampler: sequential episodes of the classes to report on; ``length`` must exceed every shot count.
+        particles: K; one is enough, and used, where the likelihood is exact.
+        budget: particles x shot counts x sets computed at a time, which bounds the memory.
+        advance: called with the number of sets done since its last call.
+
+    Raises:
+        InputError: a shot count or number of sets out of range.
+    """
+    if sampler.shots is not None or len(sampler.ways) != 1:
+        raise InputError("evaluate: give a sampler of sequential episodes with one number of ways.")
+    if not shots or min(shots) < 0 or max(shots) >= sampler.length:
+        raise InputError(
+            f"evaluate: shots {list(shots)}; sets of {sampler.length} images take 0 to {sampler.length - 1}."
+        )
+    if sets < 2 or particles < 1:
+        raise InputError(f"evaluate: {sets} sets and {particles} particles; give 2 sets and 1 particle or more.")
+    like = next(model.parameters())
+    was_training = model.training
+    model.eval()
+    nats, share, repeats = [], [], []
+    try:
+        first = _episode(sampler, [sampler.draw(0)], shots, like)
+        exact, apart = not latent_sites(model, first), couples_queries(model, first)
+        count = 1 if exact else particles
+        group = max(1, budget // len(shots)) if exact else 1
+        for numbers in _groups(sets, min(group, 16)):
+            draws = [sampler.draw(i) for i in numbers]
+            episode = _episode(sampler, draws, shots, like, apart)
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                torch.manual_seed(int(np.random.SeedSequence([seed, numbers[0]]).generate_state(1)[0]))
+                w = log_weights(model, episode, count, chunk=max(1, budget // (len(shots) * len(draws))))
+            nats.append(-iwae(w).reshape(len(draws), len(shots)))
+            share.append(ess(w).reshape(len(draws), len(shots)))
+            repeats += [[int(d.images[-1]) in d.images[:t].tolist() for t in shots] for d in draws]
+            advance(len(draws))
+    finally:
+        model.train(was_training)
+    return _scores(torch.cat(nats), torch.cat(share), torch.tensor(repeats), sampler.ways[0], shots, exact, count)
+
+
+def _groups(total: int, size: int) -> Iterator[range]:
+    for start in range(0, total, size):
+        yield range(start, min(start + size, total))
+
+
+def _episode(
+    sampler: EpisodeSampler, draws: Sequence[Draw], shots: Sequence[int], like: torch.Tensor, apart: bool = False
+) -> Episode:
+    """The last image of each draw as query, once a shot count: in one episode, or apart where queries couple."""
+    images = sampler.gather(draws).to(like)
+    support, target = images[:, :-1], images[:, -1:]
+    visible = torch.arange(support.shape[1], device=like.device) < torch.tensor(shots, device=like.device)[:, None]
+    query = target.expand(-1, len(shots), *target.shape[2:])
+    if apart:
+        repeated = support[:, None].expand(-1, len(shots), *support.shape[1:]).flatten(0, 1)
+        return Episode(repeated, query.flatten(0, 1)[:, None], visible.repeat(len(draws), 1)[:, None])
+    return Episode(support, query, visible.expand(len(draws), -1, -1))
+
+
+def _scores(
+    nats: torch.Tensor,
+    share: torch.Tensor,
+    repeats: torch.Tensor,
+    ways: int,
+    shots: Sequence[int],
+    exact: bool,
+    particles: int,
+) -> list[Score]:
+    scores = []
+    for column, t in enumerate(shots):
+        values, again = nats[:, column], repeats[:, column]
+        whole = summary(values)
+        scores.append(
+            Score(
+                ways=ways,
+                shots=t,
+                nats=float(whole["nats"] or 0.0),
+                se=float(whole["se"] or 0.0),
+                ess=share[:, column].mean().item(),
+                ess_min=share[:, column].min().item(),
+                exact=exact,
+                particles=particles,
+                sets=len(values),
+                repeated=summary(values[again]),
+                unrepeated=summary(values[~again]),
+                per_set=[round(v, 4) for v in values.tolist()],
+            )
+        )
+    return scores
+
+
+def summary(values: torch.Tensor) -> dict[str, float | int | None]:
+    """Number, mean and standard error of NLLs; None where there are too few to tell."""
+    n = len(values)
+    return {
+        "sets": n,
+        "nats": values.mean().item() if n else None,
+        "se": values.std().item() / math.sqrt(n) if n > 1 else None,
+    }
+
+
+@torch.no_grad()
+def sequential_nats(
+    model: FewShotModel, sampler: EpisodeSampler, sets: int, particles: int, *, seed: int = 0, budget: int = 2048
+) -> torch.Tensor:
+    """NLL of image t given the images before it, [sets, T]: one pass for all shot counts, for validation.
+
+    A model whose latent couples the queries of an episode is scored by its joint bound, spread over the images.
+    """
+    like = next(model.parameters())
+    was_training = model.training
+    model.eval()
+    rows = []
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            for numbers in _groups(sets, 5):
+                images = sampler.gather([sampler.draw(i) for i in numbers]).to(like)
+                size = images.shape[0] * images.shape[1]
+                w = log_weights(model, Episode.sequential(images), particles, chunk=max(1, budget // size))
+                bound = iwae(w)
+                rows.append(-(bound if bound.shape[1] > 1 else bound.expand(-1, sampler.length) / sampler.length))
+    finally:
+        model.train(was_training)
+    return torch.cat(rows)
+
+
+def paired(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float]:
+    """Mean difference ours - theirs over the same sets, and its standard error.
+
+    Raises:
+        InputError: lists of different lengths.
+    """
+    if len(ours) != len(theirs):
+        raise InputError(f"paired: {len(ours)} and {len(theirs)} sets; compare scores of the same list.")
+    difference = summary(torch.tensor(ours) - torch.tensor(theirs))
+    return float(difference["nats"] or 0.0), float(difference["se"] or 0.0)

@@ -1,0 +1,121 @@
+"""Generative matching network: a VAE whose prior, posterior and decoder attend to the support.
+
+References: Bartunov & Vetrov (2018), "Few-shot generative modelling with generative matching networks",
+AISTATS; arXiv:1612.02192.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import pyro
+import torch
+from torch import Tensor, nn
+
+from fsgen.distributions import bernoulli, gaussian, plates, standard_normal
+from fsgen.episode import Episode
+from fsgen.model import FewShotModel
+from fsgen.nets import Affine, image_decoder, image_encoder, join, over_images, prelu
+from fsgen.registry import register
+from fsgen.sets import Controller, Matching
+
+
+@register("gmn")
+class GMN(FewShotModel):
+    r"""Generative matching network: latent z per image; prior, posterior and decoder match it with the support.
+
+    .. math:: p(x \mid X) = \int p(x \mid z, r(z, X))\, p(z \mid r(X))\, dz, \quad q(z \mid x, r(x, X))
+
+    Every r is a read-out of the same features of the support by attention (:class:`fsgen.sets.Matching`).
+
+    Options:
+        event_shape: one image, (C, H, W), values 0 and 1.
+        dim_z: size of the latent.
+        steps: attention steps of the controller shared by posterior and decoder; 0 is mean pooling.
+        prior_steps: attention steps of the prior's controller; 0 is mean pooling.
+        pseudo_input: keep a learned pseudo-input in every memory; otherwise it serves the empty support alone.
+        conditional_prior: p(z | support); otherwise z ~ N(0, I).
+        dim_state: size of the controllers' states. dim_prior: hidden units of the prior.
+        channels: of each stage of the encoder, from the first; the decoder mirrors them.
+        blocks: residual blocks a stage. dim_features: size of a memory cell (without ``kernels``).
+        kernels: gives the published residual sections, one kernel a section; None the library's own stages.
+    """
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "paper": {
+            "dim_z": 50,
+            "steps": 4,
+            "prior_steps": 1,
+            "pseudo_input": True,
+            "conditional_prior": True,
+            "dim_state": 200,
+            "dim_prior": 200,
+            "channels": (16, 32, 32),
+            "blocks": 2,
+            "kernels": (4, 3, 2),
+        }
+    }
+
+    def __init__(
+        self,
+        *,
+        event_shape: tuple[int, int, int] = (1, 28, 28),
+        dim_z: int = 50,
+        steps: int = 1,
+        prior_steps: int = 1,
+        pseudo_input: bool = True,
+        conditional_prior: bool = True,
+        dim_state: int = 200,
+        dim_prior: int = 200,
+        channels: Sequence[int] = (32, 64),
+        blocks: int = 1,
+        dim_features: int = 256,
+        kernels: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.event_shape, self.dim_z = event_shape, dim_z
+        self.features = image_encoder(event_shape, channels, blocks, dim_features, kernels)
+        dim = self.features.dim
+        controller = Controller(dim, dim_state, pseudo_input=pseudo_input)
+        self.match_image = Matching(controller, dim, steps)
+        self.match_latent = Matching(controller, dim_z, steps)
+        self.posterior = Affine(dim + self.match_image.dim, 2 * dim_z)
+        self.decode = image_decoder(dim_z + self.match_latent.dim, event_shape, channels, blocks, kernels)
+        self.match_prior: Matching | None = None
+        if conditional_prior:
+            self.match_prior = Matching(Controller(dim, dim_state, pseudo_input=pseudo_input), 0, prior_steps)
+            self.prior_hidden = Affine(self.match_prior.dim, dim_prior)
+            self.prior_slope = nn.Parameter(torch.empty(dim_prior).uniform_(-0.02, 0.02))
+            self.prior = nn.Linear(dim_prior, 2 * dim_z)
+
+    @classmethod
+    def tiny(cls, event_shape: tuple[int, int, int]) -> GMN:
+        return cls(event_shape=event_shape, dim_z=2, steps=2, dim_state=6, dim_prior=4, channels=(4,), dim_features=6)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Features [B, N, D] of images [B, N, C, H, W]: memory cells and queries alike."""
+        return over_images(self.features, images)
+
+    def model(self, episode: Episode) -> None:
+        """p(z | support) p(x | z, support)."""
+        support, _ = episode.embedded(self.embed)
+        with plates(episode):
+            z = pyro.sample("z", self._prior(support, episode.seen()))
+            r = self.match_latent.pool(support, episode.seen(), z)
+            code = join(z, r)
+            logits = self.decode(code.flatten(0, -2)).reshape(*code.shape[:-1], *self.event_shape)
+            pyro.sample("x", bernoulli(logits, self.event_shape), obs=episode.query)
+
+    def guide(self, episode: Episode) -> None:
+        """q(z | query, support)."""
+        support, query = episode.embedded(self.embed)
+        with plates(episode):
+            r = self.match_image.pool(support, episode.seen(), query)
+            pyro.sample("z", gaussian(self.posterior(join(query, r))))
+
+    def _prior(self, support: Tensor, visible: Tensor) -> Any:
+        if self.match_prior is None:
+            return standard_normal(support, self.dim_z)
+        r = self.match_prior.pool(support, visible)
+        return gaussian(self.prior(prelu(self.prior_hidden(r), self.prior_slope)))

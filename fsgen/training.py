@@ -1,0 +1,324 @@
+"""One meta-likelihood loop for every model."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import signal
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from fsgen.config import OptimiserConfig, TrainConfig, as_plain
+from fsgen.data.sampler import EpisodeSampler
+from fsgen.data.sources import load_images
+from fsgen.episode import Episode
+from fsgen.errors import FsgenError, InputError
+from fsgen.evaluation import sequential_nats
+from fsgen.inference import terms
+from fsgen.model import FewShotModel, plain
+from fsgen.monitor import Monitor
+from fsgen.objectives import OBJECTIVES, combine
+from fsgen.registry import build
+from fsgen.run import Run
+from fsgen.storage import check_state_dict
+
+PATIENCE = 5  # bad steps in a row before the run stops
+VALIDATION_SEED = 20_18
+
+
+class TrainingError(FsgenError):
+    """Training cannot go on: the loss or a gradient stays non-finite."""
+
+    exit_status = 1
+
+
+@dataclasses.dataclass
+class Outcome:
+    """How a call of :meth:`Trainer.fit` ended: "finished", "time" (--max-minutes) or the name of a signal."""
+
+    reason: str
+    step: int
+    best_nats: float | None
+
+    @property
+    def exit_status(self) -> int:
+        """0, or 128 + n after signal n, as a shell expects."""
+        return 128 + signal.Signals[self.reason].value if self.reason.startswith("SIG") else 0
+
+
+class Trainer:
+    """Maximises the bound of a model on episodes of the training classes.
+
+    Everything that the next step depends on is in the checkpoint: weights, averaged weights, optimiser, step (which
+    is also the data position) and random state. A resumed run therefore ends at the same parameters, bit by bit, as
+    one that was never stopped, on the same machine with the same number of threads.
+
+    Args:
+        config: of the run.
+
+    Raises:
+        FsgenError: a value out of range, unknown names, data that cannot be read or do not fit the model.
+    """
+
+    run: Run
+
+    def __init__(self, config: TrainConfig) -> None:
+        config.check()
+        self.config = config
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        torch.manual_seed(config.seed)
+        self.device = torch.device(config.device)
+        self.sampler, self.held_out = self._samplers()
+        self.model = build_model(config, self.sampler).to(self.device)
+        if config.channels_last:
+            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        decay = config.optimiser.ema
+        self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
+        self.optimiser = _optimiser(config.optimiser, self.model)
+        if config.compile:
+            for network in self.model.children():
+                network.compile()
+        self.step, self.seconds, self.best, self.bad_steps = 0, 0.0, math.inf, 0
+
+    def _samplers(self) -> tuple[EpisodeSampler, EpisodeSampler]:
+        c, e = self.config, self.config.episodes
+        train = load_images(c.data.name, "train", c.data.root, **c.data.options)
+        validation = load_images(c.data.name, "validation", c.data.root, **c.data.options)
+        return (
+            EpisodeSampler(
+                train,
+                ways=e.ways,
+                length=e.length,
+                protocol=e.protocol,
+                augment=e.augment,
+                seed=c.seed,
+                small=e.small,
+            ),
+            EpisodeSampler(validation, ways=e.ways, length=e.length, seed=VALIDATION_SEED, small=e.small),
+        )
+
+    @property
+    def selected(self) -> FewShotModel:
+        """The model whose weights are validated and kept: the moving average, if there is one."""
+        model = self.model if self.average is None else self.average.module
+        assert isinstance(model, FewShotModel)
+        return model
+
+    def fit(
+        self, run: Run, *, resume: bool = False, max_minutes: float = math.inf, monitor: Monitor | None = None
+    ) -> Outcome:
+        """Trains until the last step, the time limit or a signal, and leaves a checkpoint.
+
+        Args:
+            run: its folder; the caller holds its lock.
+            resume: continue from the newest good checkpoint, if there is one.
+            max_minutes: wall-clock limit of this call.
+            monitor: what shows and logs progress.
+
+        Raises:
+            TrainingError: five steps in a row had a non-finite loss or gradient.
+            CheckpointError: no checkpoint of the run is intact, or it is of another model.
+        """
+        self.run = run
+        monitor = monitor or Monitor(run.path, quiet=True)
+        if resume:
+            self._restore(monitor)
+        else:
+            self.run.rewind("metrics", -1)
+        with _caught_signals() as caught, monitor.watching(self.config.steps, self.step):
+            reason = self._loop(caught, time.monotonic() + 60 * max_minutes, monitor)
+            self._checkpoint()
+        monitor.finish(as_plain(self.config), None if math.isinf(self.best) else self.best)
+        return Outcome(reason, self.step, None if math.isinf(self.best) else self.best)
+
+    def _loop(self, caught: list[str], deadline: float, monitor: Monitor) -> str:
+        c = self.config
+        self.model.train()
+        remaining = c.steps - self.step
+        episodes = self.sampler.stream(c.episodes.batch, self.step, remaining, c.episodes.workers)
+        started = time.monotonic() - self.seconds
+        for episode in episodes:
+            loss, norm = self._advance(episode.to(self.device))
+            self.step += 1
+            self.seconds = time.monotonic() - started
+            monitor.step(self.step, loss)
+            last = self.step == c.steps
+            if self.step % c.validation.every == 0 or last:
+                self._validate(loss, norm, monitor)
+            if caught:
+                return caught[0]
+            if time.monotonic() > deadline and not last:
+                return "time"
+            if self.step % c.checkpoint_every == 0 and not last:
+                self._checkpoint()
+        return "finished"
+
+    def _advance(self, episode: Episode) -> tuple[float, float]:
+        """One step; a non-finite loss or gradient leaves every parameter and the optimiser untouched."""
+        c = self.config
+        warmup = c.objective.kl_warmup
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=c.bf16):
+            parts = terms(self.model, episode, c.objective.particles)
+        weight = min(1.0, (self.step + 1) / warmup) if warmup else 1.0
+        log_weights = combine(parts, kl_weight=weight, free_nats=c.objective.free_nats)
+        if not bool(log_weights.isfinite().all()):
+            bad = (~log_weights.isfinite()).any(0).any(-1).nonzero().flatten().tolist()
+            first = self.step * c.episodes.batch
+            return self._skip(f"non-finite log-weight in episodes {[first + b for b in bad]}")
+        units = episode.queries if log_weights.shape[-1] == 1 else 1
+        loss = -OBJECTIVES[c.objective.name](log_weights).mean() / units
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), c.optimiser.clip or math.inf)
+        if not bool(norm.isfinite()):
+            grads = ((n, p.grad) for n, p in self.model.named_parameters() if p.grad is not None)
+            name = next((n for n, g in grads if not bool(g.isfinite().all())), "the norm of all")
+            first = self.step * c.episodes.batch
+            return self._skip(f"non-finite gradient of {name} in episodes {first}-{first + c.episodes.batch - 1}")
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(c.optimiser, self.step, c.steps)
+        self.optimiser.step()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+        self.bad_steps = 0
+        return loss.item(), norm.item()
+
+    def _skip(self, why: str) -> tuple[float, float]:
+        self.bad_steps += 1
+        self.run.append("metrics", {"step": self.step + 1, "skipped": why, "in_a_row": self.bad_steps})
+        if self.bad_steps >= PATIENCE:
+            raise TrainingError(
+                f"{self.run.path}: stopped at step {self.step + 1} after {PATIENCE} bad steps in a row: {why}. "
+                f"The last checkpoint is intact; lower --optimiser.learning_rate or --optimiser.clip and resume."
+            )
+        return math.nan, math.nan
+
+    def _validate(self, loss: float, norm: float, monitor: Monitor) -> None:
+        v = self.config.validation
+        nats = sequential_nats(self.selected, self.held_out, v.sets, v.particles, seed=VALIDATION_SEED)
+        by_shots = nats.mean(0)
+        mean = by_shots.mean().item()
+        record = {
+            "step": self.step,
+            "train_nats": loss,
+            "gradient_norm": norm,
+            "learning_rate": self.optimiser.param_groups[0]["lr"],
+            "validation_nats": mean,
+            "validation_se": (nats.mean(1).std() / math.sqrt(len(nats))).item(),
+            "validation_by_shots": [round(x, 3) for x in by_shots.tolist()],
+        }
+        if better := mean < self.best:
+            self.best = mean
+            self.run.save_weights(_cpu(self.selected.state_dict()))
+        self.run.append("metrics", record)
+        monitor.validated({**record, "seconds": self.seconds, "best": better}, self.selected, self.held_out)
+
+    def _checkpoint(self) -> None:
+        state = {
+            "optimiser": self.optimiser.state_dict(),
+            "average": None if self.average is None else _cpu(self.average.state_dict()),
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
+            "step": self.step,
+            "seconds": self.seconds,
+            "best": self.best,
+            "bad_steps": self.bad_steps,
+        }
+        self.run.save_checkpoint(self.step, _cpu(self.model.state_dict()), state)
+
+    def _restore(self, monitor: Monitor) -> None:
+        checkpoint = self.run.load_checkpoint()
+        if checkpoint is None:
+            self.run.rewind("metrics", -1)
+            return
+        for message in checkpoint.skipped:
+            monitor.say(message)
+        check_state_dict(self.model.state_dict(), checkpoint.weights, f"{self.run.path}, step {checkpoint.step}")
+        self.model.load_state_dict(checkpoint.weights)
+        state = checkpoint.state
+        self.optimiser.load_state_dict(state["optimiser"])
+        if self.average is not None and state["average"] is not None:
+            self.average.load_state_dict(state["average"])
+        torch.set_rng_state(state["random"])
+        if state["random_cuda"]:
+            torch.cuda.set_rng_state_all(state["random_cuda"])
+        self.step, self.seconds, self.best = state["step"], state["seconds"], state["best"]
+        self.bad_steps = state["bad_steps"]
+        self.run.rewind("metrics", self.step)
+        monitor.say(f"resumed at step {self.step} of {self.config.steps}")
+
+
+def build_model(config: TrainConfig, sampler: EpisodeSampler) -> FewShotModel:
+    """The configured model for the images of ``sampler``.
+
+    Raises:
+        InputError: the data have grey or colour values and the model knows binary pixels only.
+    """
+    images, options = sampler.images, dict(config.model.options)
+    options.setdefault("event_shape", images.event_shape)
+    model = build(config.model.name, preset=config.model.preset, **options)
+    assert isinstance(model, FewShotModel)
+    if tuple(model.event_shape) != images.event_shape:
+        raise InputError(f"model '{config.model.name}' takes images {list(model.event_shape)}, but {images} does not.")
+    if model.levels != images.levels:
+        raise InputError(
+            f"model '{config.model.name}' knows pixels of {model.levels} levels, but {images} has {images.levels}; "
+            f"for a folder of pictures add --data.options.mode binary."
+        )
+    model.recipe["options"] = plain(model.recipe["options"])
+    return model
+
+
+def learning_rate(config: OptimiserConfig, step: int, steps: int) -> float:
+    """The learning rate of step ``step`` (from 0) of ``steps``.
+
+    >>> c = OptimiserConfig(learning_rate=1.0, schedule="thirds", warmup=0)
+    >>> [learning_rate(c, s, 9) for s in (0, 3, 8)]
+    [1.0, 0.3, 0.1]
+    """
+    factor = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
+    if config.schedule == "cosine":
+        factor *= 0.01 + 0.99 * (1 + math.cos(math.pi * step / steps)) / 2
+    elif config.schedule == "thirds":
+        factor *= (1.0, 0.3, 0.1)[min(2, 3 * step // steps)]
+    return config.learning_rate * factor
+
+
+def _optimiser(config: OptimiserConfig, model: nn.Module) -> torch.optim.Optimizer:
+    settings: dict[str, Any] = {"lr": config.learning_rate, "betas": tuple(config.betas), "fused": True}
+    if config.name == "adamw":
+        return torch.optim.AdamW(model.parameters(), weight_decay=config.weight_decay, **settings)
+    return torch.optim.Adam(model.parameters(), **settings)
+
+
+def _cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+@contextlib.contextmanager
+def _caught_signals() -> Iterator[list[str]]:
+    """Collects the name of the first stop signal; a second one ends the process at once."""
+    caught: list[str] = []
+
+    def note(number: int, frame: object) -> None:
+        if caught:
+            raise KeyboardInterrupt
+        caught.append(signal.Signals(number).name)
+
+    names = [n for n in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, n)]
+    try:
+        before = {n: signal.signal(signal.Signals[n], note) for n in names}
+    except ValueError:  # not in the main thread: signals are the caller's business
+        before = {}
+    try:
+        yield caught
+    finally:
+        for name, handler in before.items():
+            signal.signal(signal.Signals[name], handler)
