@@ -207,7 +207,8 @@ def from_plain(kind: type[Any], values: Mapping[str, Any]) -> Any:
     made = {}
     for name, value in values.items():
         factory: Any = fields[name].default_factory
-        made[name] = from_plain(factory, value) if dataclasses.is_dataclass(factory) else value
+        nested = factory in (DataConfig, EpisodesConfig, ModelConfig, ObjectiveConfig, OptimiserConfig, ValidationConfig)
+        made[name] = from_plain(factory, value) if nested else value
     return kind(**made)
 
 

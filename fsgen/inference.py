@@ -80,7 +80,8 @@ def log_weights(
     """
     episode = episode.sharing()
     sizes = _chunks(particles, chunk or particles)
-    return torch.cat([sum(terms(model, episode, k, proposal).values()) for k in sizes])
+    parts = [terms(model, episode, k, proposal) for k in sizes]
+    return torch.cat([torch.stack(tuple(part.values())).sum(0) for part in parts])
 
 
 def latent_sites(model: Any, episode: Episode) -> list[str]:

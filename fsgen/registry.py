@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from fsgen.errors import UnknownNameError, UnknownOptionError
 
+REQUIRED = "required"
 T = TypeVar("T", bound=Callable[..., Any])
 
 
@@ -109,12 +110,14 @@ class Registry:
         raise UnknownNameError(f"no {self.kind} '{name}'.{nearest(name, known)} Known: {', '.join(known)}.")
 
     def check_options(self, name: str, options: Mapping[str, Any]) -> None:
-        """Refuses an option that ``name`` does not take, naming the nearest one it does.
+        """Refuses an option that ``name`` does not take, naming the nearest one it does, or lacks one it needs.
 
         Raises:
             UnknownNameError: unknown name. UnknownOptionError: unknown option.
         """
         known = self.entry(name).options
+        if missing := [option for option, default in known.items() if default == REQUIRED and option not in options]:
+            raise UnknownOptionError(f"{self.kind} '{name}' needs the option '{missing[0]}'; give it.")
         for option in options:
             if option not in known:
                 raise UnknownOptionError(
@@ -166,7 +169,7 @@ def _entry_of_source(name: str, module: str, node: ast.ClassDef | ast.FunctionDe
     for part in functions:
         if isinstance(part, ast.FunctionDef) and part.name in ("__init__", node.name):
             keywords = zip(part.args.kwonlyargs, part.args.kw_defaults, strict=True)
-            options = {a.arg: ast.unparse(default) if default else "required" for a, default in keywords}
+            options = {a.arg: ast.unparse(default) if default else REQUIRED for a, default in keywords}
         if isinstance(part, ast.AnnAssign) and ast.unparse(part.target) == "presets":
             keys = part.value.keys if isinstance(part.value, ast.Dict) else []
             presets = tuple(ast.literal_eval(key) for key in keys if key is not None)

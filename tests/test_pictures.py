@@ -163,9 +163,9 @@ def test_one_frame_is_read_and_several_are_refused(tmp_path: Path, suffix: str) 
 def test_a_decompression_bomb_is_refused_by_its_header(tmp_path: Path, side: int) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(png_header(side, side))
-    start = time.perf_counter()
+    start = time.process_time()
     assert f"over {MAX_PIXELS:,} pixels" in refusal(path)
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5
     path.write_bytes(png_header(4_000, 4_000))  # at the limit its missing data is what is wrong
     assert "pixels, make" not in refusal(path)
 

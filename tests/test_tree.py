@@ -40,7 +40,7 @@ ROOMS: dict[str, set[str]] = {
     "sheets": BASE,
     "nets": set(),
     "sets": {"nets"},
-    "distributions": {"nets"},
+    "distributions": {"nets", "episode"},
     "inference": {"episode"},
     "data": {"episode", "registry"} | BASE,
     "run": {"registry", "config"} | BASE,
@@ -49,8 +49,9 @@ ROOMS: dict[str, set[str]] = {
     "evaluation": {"episode", "model", "inference", "objectives", "run", "data"} | BASE,
     "classification": {"episode", "model", "inference", "objectives", "run", "data"} | BASE,
     "training": {"episode", "inference", "objectives", "run", "config", "registry", "data", "model"}
-    | {"sheets", "evaluation"}
+    | {"evaluation", "monitor"}
     | BASE,
+    "monitor": {"config", "data", "model", "sheets"} | BASE,
     "report": {"run", "registry"} | BASE,
     "cli": ANY,
     "__main__": ANY,

@@ -51,7 +51,7 @@ assert torch.library.register_fake is before
         capture_output=True,
         text=True,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
-        timeout=120,
+        timeout=170,
     )
     assert done.returncode == 0, done.stderr
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 
@@ -59,7 +60,7 @@ class Images:
         """For each class the indices of its images, in order."""
         order = np.argsort(self.labels, kind="stable")
         bounds = np.searchsorted(self.labels[order], np.arange(len(self.class_names) + 1))
-        return tuple(order[a:b] for a, b in zip(bounds, bounds[1:], strict=False))
+        return tuple(order[a:b] for a, b in pairwise(bounds))
 
     @cached_property
     def groups(self) -> tuple[str, ...]:

@@ -1,0 +1,1 @@
+"""What is made of results files: tables. Nothing here imports torch."""
