@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -57,7 +58,7 @@ def evaluate(
     particles: int,
     *,
     seed: int = 0,
-    budget: int = 2048,
+    budget: int = 512,
     advance: Callable[[int], None] = lambda n: None,
 ) -> list[Score]:
     """Scores the last image of each set given its first t images, for every t in ``shots``.
@@ -95,7 +96,7 @@ def evaluate(
         for numbers in _groups(sets, min(group, 16)):
             draws = [sampler.draw(i) for i in numbers]
             episode = _episode(sampler, draws, shots, like, apart)
-            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            with torch.no_grad(), own_random_state(like):
                 torch.manual_seed(int(np.random.SeedSequence([seed, numbers[0]]).generate_state(1)[0]))
                 w = log_weights(model, episode, count, chunk=max(1, budget // (len(shots) * len(draws))))
             nats.append(-iwae(w).reshape(len(draws), len(shots)))
@@ -105,6 +106,11 @@ def evaluate(
     finally:
         model.train(was_training)
     return _scores(torch.cat(nats), torch.cat(share), torch.tensor(repeats), sampler.ways[0], shots, exact, count)
+
+
+def own_random_state(like: torch.Tensor) -> contextlib.AbstractContextManager[None]:
+    """Gives torch's random state, on the CPU and on the device of ``like``, back as it was after the block."""
+    return torch.random.fork_rng(devices=[like.device] if like.is_cuda else [])
 
 
 def _groups(total: int, size: int) -> Iterator[range]:
@@ -170,24 +176,25 @@ def summary(values: torch.Tensor) -> dict[str, float | int | None]:
 
 @torch.no_grad()
 def sequential_nats(
-    model: FewShotModel, sampler: EpisodeSampler, sets: int, particles: int, *, seed: int = 0, budget: int = 2048
+    model: FewShotModel, sampler: EpisodeSampler, sets: int, particles: int, *, seed: int = 0, budget: int = 512
 ) -> torch.Tensor:
     """NLL of image t given the images before it, [sets, T]: one pass for all shot counts, for validation.
 
     A model whose latent couples the queries of an episode is scored by its joint bound, spread over the images.
+    A NaN counts as an infinite NLL, so that weights that give one are never selected.
     """
     like = next(model.parameters())
     was_training = model.training
     model.eval()
     rows = []
     try:
-        with torch.random.fork_rng(devices=[]):
+        with own_random_state(like):
             torch.manual_seed(seed)
             for numbers in _groups(sets, 5):
                 images = sampler.gather([sampler.draw(i) for i in numbers]).to(like)
                 size = images.shape[0] * images.shape[1]
                 w = log_weights(model, Episode.sequential(images), particles, chunk=max(1, budget // size))
-                bound = iwae(w)
+                bound = iwae(w.masked_fill(w.isnan() | w.isposinf(), -math.inf))
                 rows.append(-(bound if bound.shape[1] > 1 else bound.expand(-1, sampler.length) / sampler.length))
     finally:
         model.train(was_training)

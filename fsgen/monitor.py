@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from fsgen.config import flat
@@ -56,7 +57,11 @@ class Monitor:
         )
         with Progress(*columns, disable=not self.terminal) as self.bar:
             self.task = self.bar.add_task("", total=total, completed=start, rate="", loss="")
-            yield
+            try:
+                yield
+            except BaseException:
+                self._close()
+                raise
 
     def step(self, step: int, loss: float) -> None:
         """Notes one step and its loss in nats per image."""
@@ -83,7 +88,8 @@ class Monitor:
             for t in (0, 1, 2, 5, 10, 19):
                 if t < len(shots):
                     self.writer.add_scalar(f"validation_shots/{t}", shots[t], step)
-            self.writer.add_image("samples", sample_sheet(model, held_out), step, dataformats="HWC")
+            if math.isfinite(record["validation_nats"]):  # what scores NaN cannot be sampled
+                self.writer.add_image("samples", sample_sheet(model, held_out), step, dataformats="HWC")
             self.writer.flush()
 
     def say(self, message: str) -> None:
@@ -99,7 +105,12 @@ class Monitor:
         """Logs the configuration beside its result and closes the files."""
         if self.writer is not None:
             settings = {k: v if isinstance(v, int | float | str | bool) else str(v) for k, v in flat(config).items()}
-            self.writer.add_hparams(settings, {"best_validation_nats": best or math.nan}, run_name=".")
+            result = math.nan if best is None else best
+            self.writer.add_hparams(settings, {"best_validation_nats": result}, run_name=".")
+        self._close()
+
+    def _close(self) -> None:
+        if self.writer is not None:
             self.writer.close()
             self.writer = None
 
@@ -111,9 +122,10 @@ def sample_sheet(
     like = next(model.parameters())
     was_training, rows = model.training, []
     model.eval()
-    for i in range(sets):
-        support = sampler.gather([sampler.draw(i)])[0, :shots].to(like)
-        drawn = model.condition(support).sample((samples,), seed=seed + i)
-        rows.append([*support.float().cpu().numpy(), *drawn.float().cpu().numpy()])
+    with torch.random.fork_rng(devices=[like.device] if like.is_cuda else []):
+        for i in range(sets):
+            support = sampler.gather([sampler.draw(i)])[0, :shots].to(like)
+            drawn = model.condition(support).sample((samples,), seed=seed + i)
+            rows.append([*support.float().cpu().numpy(), *drawn.float().cpu().numpy()])
     model.train(was_training)
     return contact_sheet(rows, split=shots)

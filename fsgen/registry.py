@@ -180,7 +180,8 @@ def _entry_of_source(name: str, module: str, node: ast.ClassDef | ast.FunctionDe
 def _entry_of_object(name: str, member: Callable[..., Any]) -> Entry:
     doc = inspect.getdoc(member) or ""
     parameters = inspect.signature(member).parameters
-    options = {k: repr(p.default) for k, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
+    keywords = {k: p for k, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
+    options = {k: REQUIRED if p.default is p.empty else repr(p.default) for k, p in keywords.items()}
     presets = tuple(getattr(member, "presets", {}))
     return Entry(name, member.__module__, doc.split("\n")[0], options, presets, doc)
 
@@ -213,6 +214,8 @@ def build(name: str, *, preset: str | None = None, **options: Any) -> Any:
         options["event_shape"] = tuple(options["event_shape"])
     if preset is not None:
         options = {**cls.presets[preset], **options}
-    model = cls(**options)
-    model.recipe = {"name": name, "options": options}
+    complete = inspect.signature(cls).bind(**options)
+    complete.apply_defaults()  # a saved recipe must not change its meaning when a default does
+    model = cls(**complete.kwargs)
+    model.recipe = {"name": name, "options": dict(complete.kwargs)}
     return model

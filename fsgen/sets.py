@@ -68,7 +68,8 @@ class MeanPool(SetEncoder):
     ) -> Float[Tensor, "*K B Q R"]:
         weight = visible.to(embedded.dtype)
         count = weight.sum(-1, keepdim=True)
-        return torch.cat([weight @ embedded / count.clamp(min=1), count.log1p()], -1)
+        code = torch.cat([weight @ embedded / count.clamp(min=1), count.log1p()], -1)
+        return code if query is None else code.expand(*query.shape[:-1], -1)
 
 
 class Controller(nn.Module):
@@ -91,7 +92,8 @@ class Controller(nn.Module):
     def memory(self, embedded: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
         """Memory cells [B, S+1, D], the pseudo-input last, and which of them each query sees [B, Q, S+1]."""
         pseudo = self.pseudo.to(embedded.dtype).expand(len(embedded), 1, -1)
-        seen = torch.ones_like(visible[..., :1]) if self.always else ~visible.any(-1, keepdim=True)
+        nothing = ~visible.any(-1, keepdim=True)  # also where S = 0
+        seen = torch.ones_like(nothing) if self.always else nothing
         return torch.cat([embedded, pseudo], 1), torch.cat([visible, seen], -1)
 
 

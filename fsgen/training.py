@@ -7,7 +7,7 @@ import dataclasses
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -30,6 +30,7 @@ from fsgen.storage import check_state_dict
 
 PATIENCE = 5  # bad steps in a row before the run stops
 VALIDATION_SEED = 20_18
+CALMER = "Train again with a lower --optimiser.learning_rate or --optimiser.clip into another --out."
 
 
 class TrainingError(FsgenError):
@@ -73,9 +74,9 @@ class Trainer:
         self.config = config
         if config.threads:
             torch.set_num_threads(config.threads)
-        torch.manual_seed(config.seed)
-        self.device = torch.device(config.device)
+        self.device = _device(config.device)
         self.sampler, self.held_out = self._samplers()
+        torch.manual_seed(config.seed)
         self.model = build_model(config, self.sampler).to(self.device)
         if config.channels_last:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -123,7 +124,7 @@ class Trainer:
             monitor: what shows and logs progress.
 
         Raises:
-            TrainingError: five steps in a row had a non-finite loss or gradient.
+            TrainingError: five steps in a row had a non-finite loss or gradient, or a parameter overflowed.
             CheckpointError: no checkpoint of the run is intact, or it is of another model.
         """
         self.run = run
@@ -132,9 +133,16 @@ class Trainer:
             self._restore(monitor)
         else:
             self.run.rewind("metrics", -1)
-        with _caught_signals() as caught, monitor.watching(self.config.steps, self.step):
-            reason = self._loop(caught, time.monotonic() + 60 * max_minutes, monitor)
-            self._checkpoint()
+        begun = self.step
+        with _caught_signals() as caught, monitor.watching(self.config.steps, begun):
+            try:
+                reason = self._loop(caught, time.monotonic() + 60 * max_minutes, monitor)
+            except TrainingError:
+                if self._broken() is None:
+                    self._checkpoint()
+                raise
+            if self.step > begun:
+                self._checkpoint()
         monitor.finish(as_plain(self.config), None if math.isinf(self.best) else self.best)
         return Outcome(reason, self.step, None if math.isinf(self.best) else self.best)
 
@@ -176,12 +184,13 @@ class Trainer:
         loss = -OBJECTIVES[c.objective.name](log_weights).mean() / units
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), c.optimiser.clip or math.inf)
+        gradients = {n: p.grad for n, p in self.model.named_parameters() if p.grad is not None}
+        norm = nn.utils.get_total_norm(gradients.values())
         if not bool(norm.isfinite()):
-            grads = ((n, p.grad) for n, p in self.model.named_parameters() if p.grad is not None)
-            name = next((n for n, g in grads if not bool(g.isfinite().all())), "the norm of all")
+            name = _first_nonfinite(gradients) or "the norm of all"
             first = self.step * c.episodes.batch
             return self._skip(f"non-finite gradient of {name} in episodes {first}-{first + c.episodes.batch - 1}")
+        nn.utils.clip_grads_with_norm_(self.model.parameters(), c.optimiser.clip or math.inf, norm)
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(c.optimiser, self.step, c.steps)
         self.optimiser.step()
@@ -195,8 +204,7 @@ class Trainer:
         self.run.append("metrics", {"step": self.step + 1, "skipped": why, "in_a_row": self.bad_steps})
         if self.bad_steps >= PATIENCE:
             raise TrainingError(
-                f"{self.run.path}: stopped at step {self.step + 1} after {PATIENCE} bad steps in a row: {why}. "
-                f"The last checkpoint is intact; lower --optimiser.learning_rate or --optimiser.clip and resume."
+                f"{self.run.path}: stopped at step {self.step + 1} after {PATIENCE} bad steps in a row: {why}. {CALMER}"
             )
         return math.nan, math.nan
 
@@ -220,7 +228,13 @@ class Trainer:
         self.run.append("metrics", record)
         monitor.validated({**record, "seconds": self.seconds, "best": better}, self.selected, self.held_out)
 
+    def _broken(self) -> str | None:
+        """The first parameter that is not finite, if there is one."""
+        return _first_nonfinite(dict(self.model.named_parameters()))
+
     def _checkpoint(self) -> None:
+        if broken := self._broken():
+            raise TrainingError(f"{self.run.path}: {broken} is not finite after step {self.step}. {CALMER}")
         state = {
             "optimiser": self.optimiser.state_dict(),
             "average": None if self.average is None else _cpu(self.average.state_dict()),
@@ -293,9 +307,24 @@ def learning_rate(config: OptimiserConfig, step: int, steps: int) -> float:
 
 def _optimiser(config: OptimiserConfig, model: nn.Module) -> torch.optim.Optimizer:
     settings: dict[str, Any] = {"lr": config.learning_rate, "betas": tuple(config.betas), "fused": True}
-    if config.name == "adamw":
-        return torch.optim.AdamW(model.parameters(), weight_decay=config.weight_decay, **settings)
-    return torch.optim.Adam(model.parameters(), **settings)
+    try:
+        if config.name == "adamw":
+            return torch.optim.AdamW(model.parameters(), weight_decay=config.weight_decay, **settings)
+        return torch.optim.Adam(model.parameters(), **settings)
+    except ValueError as error:
+        raise InputError(f"optimiser.{config.name}: {error}; betas are two numbers of [0, 1).") from error
+
+
+def _device(name: str) -> torch.device:
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # torch raises either, by what it was compiled for
+        reason = str(error).split("\n")[0].rstrip(".")
+        raise InputError(f"device is {name}, which cannot be used here ({reason}); give --device cpu.") from error
+
+
+def _first_nonfinite(tensors: Mapping[str, Tensor]) -> str | None:
+    return next((name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())), None)
 
 
 def _cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

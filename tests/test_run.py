@@ -135,6 +135,19 @@ def test_of_several_creators_at_once_one_wins_and_the_run_is_whole(tmp_path: Pat
     assert Run.open(tmp_path / "run").config == {"number": statuses.index(50)}
 
 
+def test_a_run_that_another_process_creates_meanwhile_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def other(folder: Path) -> None:
+        monkeypatch.undo()
+        Run.create(tmp_path / "run", {"number": 1})
+
+    monkeypatch.setattr(storage, "sync_folder", other)
+    with pytest.raises(CheckpointError, match="holds a run already"):
+        Run.create(tmp_path / "run", {"number": 2})
+    assert Run.open(tmp_path / "run").config == {"number": 1}
+
+
 @pytest.mark.parametrize(
     ("remove", "words"),
     [(storage.MANIFEST, f"it lacks {storage.MANIFEST}"), (CONFIG, f"it lacks {CONFIG}"), ("", "no such folder")],

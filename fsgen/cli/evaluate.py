@@ -37,7 +37,7 @@ def parser() -> Parser:
     p.add_argument("--sets", type=int, default=200, metavar="N", help="sets scored")
     p.add_argument("--particles", type=int, default=1000, metavar="K", help="importance samples of the bound")
     p.add_argument("--seed", type=int, default=0, help="of the list of sets and of the importance samples")
-    p.add_argument("--budget", type=int, default=2048, help="images decoded at a time; bounds the memory")
+    p.add_argument("--budget", type=int, default=512, help="images decoded at a time; bounds the memory")
     p.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves torch's choice")
     p.add_argument("--out", type=str, default=None, metavar="FILE", help="results file; default RUN/results.jsonl")
     p.add_argument("--against", type=str, default=None, metavar="RUN", help="also print paired differences to this run")

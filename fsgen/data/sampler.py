@@ -88,6 +88,8 @@ class EpisodeSampler:
                 raise InputError(f"episodes: {name} is {value}; give {least} or more.")
         if shots is not None and shots < 0:
             raise InputError(f"episodes: shots is {shots}; give 0 or more.")
+        if not 0 <= seed < 2**64:
+            raise InputError(f"episodes: seed is {seed}; give 0 or more, and less than 2**64.")
         self.images, self.length, self.shots, self.queries = images, length, shots, queries
         self.protocol, self.seed = protocol, seed
         self.permutations = transforms(augment, *images.event_shape[1:])
@@ -181,8 +183,9 @@ class EpisodeSampler:
             for step in range(start, stop):
                 yield self.episode(range(step * batch, (step + 1) * batch))
         else:
+            own = torch.Generator()  # else the loader takes a number from the one that latents are drawn from
             yield from DataLoader(
-                _Batches(self, batch), batch_size=None, sampler=range(start, stop), num_workers=workers
+                _Batches(self, batch), batch_size=None, sampler=range(start, stop), num_workers=workers, generator=own
             )
 
     def digest(self, count: int) -> str:
