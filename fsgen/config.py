@@ -190,6 +190,9 @@ class TrainConfig:
             raise InputError("optimiser.weight_decay needs --optimiser.name adamw.")
 
 
+SECTIONS = (DataConfig, EpisodesConfig, ModelConfig, ObjectiveConfig, OptimiserConfig, ValidationConfig)
+
+
 def as_plain(config: TrainConfig) -> dict[str, Any]:
     """The configuration as nested plain values, as they stand in a run's config.yaml."""
     return dataclasses.asdict(config)
@@ -207,7 +210,7 @@ def from_plain(kind: type[Any], values: Mapping[str, Any]) -> Any:
     made = {}
     for name, value in values.items():
         factory: Any = fields[name].default_factory
-        nested = factory in (DataConfig, EpisodesConfig, ModelConfig, ObjectiveConfig, OptimiserConfig, ValidationConfig)
+        nested = factory in SECTIONS
         made[name] = from_plain(factory, value) if nested else value
     return kind(**made)
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-import yaml
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -71,9 +70,9 @@ class FewShotModel(nn.Module, ABC):
         """
         if not hasattr(self, "recipe"):
             raise TypeError(f"{type(self).__name__} was not made by fsgen.build, so it has no recipe to save.")
-        config = yaml.safe_dump({"model": plain(self.recipe)}, sort_keys=False)
+        config = storage.config_to_bytes({"model": self.recipe})
         weights = storage.tensors_to_bytes({k: v.detach().cpu() for k, v in self.state_dict().items()})
-        storage.write_folder(Path(path), {"config.yaml": config.encode(), "weights.safetensors": weights})
+        storage.write_folder(Path(path), {"config.yaml": config, "weights.safetensors": weights})
 
 
 class ConditionalDensity:
@@ -154,7 +153,7 @@ def load(path: str | Path) -> FewShotModel:
         CheckpointError: not such a folder; a torn or altered file; weights of another model.
     """
     folder = Path(path)
-    config = yaml.safe_load(storage.read_file(folder, "config.yaml"))
+    config = storage.config_from_bytes(storage.read_file(folder, "config.yaml"), source=f"{folder}/config.yaml")
     try:
         recipe = config["model"]
         model = build(recipe["name"], **recipe["options"])
@@ -166,13 +165,6 @@ def load(path: str | Path) -> FewShotModel:
     storage.check_state_dict(model.state_dict(), tensors, str(folder))
     model.load_state_dict(tensors)
     return model.eval()
-
-
-def plain(value: Any) -> Any:
-    """Tuples as lists, so that YAML stays plain."""
-    if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
-    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def check_images(what: str, images: Any, event_shape: Sequence[int], levels: int) -> Tensor:

@@ -21,7 +21,7 @@ from fsgen.episode import Episode
 from fsgen.errors import FsgenError, InputError
 from fsgen.evaluation import sequential_nats
 from fsgen.inference import terms
-from fsgen.model import FewShotModel, plain
+from fsgen.model import FewShotModel
 from fsgen.monitor import Monitor
 from fsgen.objectives import OBJECTIVES, combine
 from fsgen.registry import build
@@ -286,7 +286,6 @@ def build_model(config: TrainConfig, sampler: EpisodeSampler) -> FewShotModel:
             f"model '{config.model.name}' knows pixels of {model.levels} levels, but {images} has {images.levels}; "
             f"for a folder of pictures add --data.options.mode binary."
         )
-    model.recipe["options"] = plain(model.recipe["options"])
     return model
 
 

@@ -1,4 +1,4 @@
-"""The command line. Each command parses, loads, makes one call and prints; a module is imported when it is asked for."""
+"""The command line: each command parses, loads, makes one call and prints; its module is imported on demand."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ A first run, without any download:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit status: 0, 1 for a failed job, 2 for wrong input, 128 + n after a signal."""
+    """Runs one command; returns 0, 1 for a failed job, 2 for wrong input, 128 + n after signal n."""
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help", "help"):
         print(USAGE.format(commands="\n".join(f"  {name:10}{text}" for name, text in COMMANDS.items())))

@@ -18,7 +18,7 @@ def _mix(z: np.ndarray) -> np.ndarray:
     """The finaliser of SplitMix64 (Steele, Lea & Flood, 2014): a bijection that scatters neighbouring integers."""
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+    return np.asarray(z ^ (z >> np.uint64(31)))
 
 
 def keys(*parts: int | np.ndarray) -> np.ndarray:
@@ -26,7 +26,7 @@ def keys(*parts: int | np.ndarray) -> np.ndarray:
     key = np.zeros((), np.uint64)
     with np.errstate(over="ignore"):
         for part in parts:
-            key = _mix(key + _GOLDEN + _mix(np.asarray(part).astype(np.uint64)))
+            key = _mix(np.asarray(key + _GOLDEN + _mix(np.asarray(part).astype(np.uint64))))
     return np.asarray(key)
 
 
@@ -105,7 +105,8 @@ def _sub_strokes(style: np.ndarray, key: np.ndarray) -> np.ndarray:
     bend = np.where(kind < 0.35, 0.0, bend)
     bend = np.where(kind > 0.8, np.sign(bend + 1e-9) * (0.9 + 3 * (kind - 0.8)), bend)  # hooks and loops
     turn = bend[..., None] * (1 + 0.5 * normals(style, 7, PRIMITIVES, POINTS - 2))
-    direction = np.array([0, 4, 2, 6, 0, 2, 4, 2, 1, 3, 5, 7])[np.floor(12 * uniforms(style, 8, PRIMITIVES)).astype(int)]
+    eighths = np.array([0, 4, 2, 6, 0, 2, 4, 2, 1, 3, 5, 7])  # more level and upright strokes than slanted ones
+    direction = eighths[np.floor(12 * uniforms(style, 8, PRIMITIVES)).astype(int)]
     compass = direction * np.pi / 4 + 0.1 * normals(style, 9, PRIMITIVES)
     first = (compass - bend)[..., None]
     heading = np.concatenate([first, first + np.cumsum(turn, -1)], -1)

@@ -32,7 +32,8 @@ def likelihood_table(records: Iterable[Mapping[str, Any]]) -> str:
         rows.setdefault((record["run"], record["protocol"], record["ways"]), {})[record["shots"]] = record
     shots = sorted({t for cells in rows.values() for t in cells})
     lines = [_row(["model", "protocol", "classes", *(f"{t} shots" for t in shots)]), _rule(3, len(shots))]
-    for (run, protocol, ways), cells in sorted(rows.items(), key=lambda item: (item[0][0], -ord(item[0][1][0]), item[0][2])):
+    strict_first = sorted(rows.items(), key=lambda item: (item[0][0], item[0][1] != "strict", item[0][2]))
+    for (run, protocol, ways), cells in strict_first:
         lines.append(_row([run, protocol, str(ways), *(_cell(cells.get(t)) for t in shots)]))
         if protocol == "published":
             unseen = [_cell(cells[t]["unrepeated"]) if t in cells else "" for t in shots]
