@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fsgen import storage
 from fsgen.episode import Episode
 from fsgen.errors import CheckpointError, InputError
-from fsgen.inference import latent_sites, log_weights, simulate
+from fsgen.inference import couples_queries, latent_sites, log_weights, simulate
 from fsgen.objectives import iwae
 from fsgen.registry import build
 
@@ -87,7 +87,9 @@ class ConditionalDensity:
         self.model, self.support = model, support
         reference = next(model.parameters(), None)
         self._like = support if reference is None else reference
-        self.exact = not latent_sites(model, self._episode(self._like.new_zeros(1, *model.event_shape)))
+        pair = self._episode(self._like.new_zeros(2, *model.event_shape))
+        with _seeded(0):  # looking at the program runs it, which must not move the caller's generator
+            self.exact, self._coupled = not latent_sites(model, pair), couples_queries(model, pair)
 
     def _episode(self, query: Tensor) -> Episode:
         support = self.support.to(self._like)
@@ -116,7 +118,7 @@ class ConditionalDensity:
 
     @torch.no_grad()
     def log_prob(
-        self, images: Float[Tensor, "*N C H W"], *, particles: int = 100, seed: int | None = None, chunk: int = 128
+        self, images: Float[Tensor, "*N C H W"], *, particles: int = 100, seed: int | None = None, chunk: int = 1024
     ) -> Float[Tensor, "*N"]:
         """log p(image | support) of each image on its own, in nats, float64.
 
@@ -135,13 +137,16 @@ class ConditionalDensity:
         count = 1 if self.exact else particles
         with _seeded(seed):
             scores = [
-                iwae(log_weights(self.model, self._alone(part), count, chunk=max(1, chunk // len(part)))).sum(-1)
+                iwae(log_weights(self.model, self._apart(part), count, chunk=max(1, chunk // len(part)))).flatten()
                 for part in flat.split(32)
+                if len(part)
             ]
         return torch.cat([self._like.new_zeros(0).double(), *scores]).reshape(leading)
 
-    def _alone(self, images: Tensor) -> Episode:
-        """One episode an image, so that a latent of the episode never couples two images."""
+    def _apart(self, images: Tensor) -> Episode:
+        """Every image a query of its own: in one episode, or one each where a latent would couple them."""
+        if not self._coupled:
+            return self._episode(images)
         support = self.support.to(self._like).expand(len(images), *self.support.shape)
         return Episode(support, images.to(self._like)[:, None])
 

@@ -9,7 +9,7 @@ import importlib
 import importlib.util
 import inspect
 import pkgutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -51,8 +51,10 @@ class Entry:
     doc: str = ""
 
 
-class Registry:
+class Registry(Mapping[str, Callable[..., Any]]):
     """A table of names, filled by the decorator ``register`` in the modules of one package.
+
+    As a mapping it lists names from the source text and imports a member when it is asked for.
 
     Args:
         kind: what a name stands for, used in messages ("model", "data source").
@@ -77,6 +79,18 @@ class Registry:
             return member
 
         return add
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted({*self.catalogue(), *self.members}))
+
+    def __len__(self) -> int:
+        return len({*self.catalogue(), *self.members})
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.members or name in self.catalogue()
+
+    def __getitem__(self, name: str) -> Callable[..., Any]:
+        return self.require(name)
 
     def discover(self) -> dict[str, Callable[..., Any]]:
         """Imports every module of the package, so that its members register themselves; returns them."""
@@ -106,8 +120,7 @@ class Registry:
             return catalogue[name]
         if name in self.members:
             return _entry_of_object(name, self.members[name])
-        known = sorted(set(catalogue) | set(self.members))
-        raise UnknownNameError(f"no {self.kind} '{name}'.{nearest(name, known)} Known: {', '.join(known)}.")
+        raise UnknownNameError(f"no {self.kind} '{name}'.{nearest(name, self)} Known: {', '.join(self)}.")
 
     def check_options(self, name: str, options: Mapping[str, Any]) -> None:
         """Refuses an option that ``name`` does not take, naming the nearest one it does, or lacks one it needs.

@@ -19,7 +19,7 @@ from fsgen.data.sampler import EpisodeSampler
 from fsgen.data.sources import load_images
 from fsgen.episode import Episode
 from fsgen.errors import FsgenError, InputError
-from fsgen.evaluation import sequential_nats
+from fsgen.evaluation import own_random_state, sequential_nats
 from fsgen.inference import terms
 from fsgen.model import FewShotModel
 from fsgen.monitor import Monitor
@@ -160,7 +160,7 @@ class Trainer:
             last = self.step == c.steps
             if self.step % c.validation.every == 0 or last:
                 self._validate(loss, norm, monitor)
-            if caught:
+            if caught and not last:
                 return caught[0]
             if time.monotonic() > deadline and not last:
                 return "time"
@@ -273,12 +273,25 @@ def build_model(config: TrainConfig, sampler: EpisodeSampler) -> FewShotModel:
     """The configured model for the images of ``sampler``.
 
     Raises:
-        InputError: the data have grey or colour values and the model knows binary pixels only.
+        InputError: options with which it cannot be built or scored; or the data have grey or colour values and the
+            model knows binary pixels only.
     """
     images, options = sampler.images, dict(config.model.options)
     options.setdefault("event_shape", images.event_shape)
-    model = build(config.model.name, preset=config.model.preset, **options)
-    assert isinstance(model, FewShotModel)
+    try:
+        model = build(config.model.name, preset=config.model.preset, **options)
+        assert isinstance(model, FewShotModel)
+        with own_random_state(torch.empty(0)), torch.no_grad():
+            terms(model, Episode.sequential(torch.zeros(1, 2, *model.event_shape)))
+    except FsgenError:
+        raise
+    except Exception as error:  # networks meet sizes that do not fit with exceptions of any kind
+        if not config.model.options:
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"model '{config.model.name}' cannot be built with options {config.model.options}: {reason}."
+        ) from error
     if tuple(model.event_shape) != images.event_shape:
         raise InputError(f"model '{config.model.name}' takes images {list(model.event_shape)}, but {images} does not.")
     if model.levels != images.levels:

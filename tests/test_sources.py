@@ -323,7 +323,7 @@ def test_missing_originals_say_what_to_put_where(tmp_path: Path) -> None:
     said = message(lambda: load_images("omniglot", "test", tmp_path))
     assert str(tmp_path / "omniglot-py" / "images_evaluation") in said
     assert "images_evaluation.zip" in said
-    assert "--data.options.download true" in said
+    assert "download to true" in said
 
 
 def test_a_failed_download_of_originals_says_what_to_put_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,7 +86,8 @@ def flags(settings: TrainConfig) -> list[str]:
             for key, item in value.items():
                 add(f"{prefix}.{key}", item)
         elif value is not None:
-            words.append(f"--{prefix}={str(value).lower() if isinstance(value, bool) else value}")
+            shown = list(value) if isinstance(value, tuple) else value
+            words.append(f"--{prefix}={str(shown).lower() if isinstance(shown, bool) else shown}")
 
     add("", settings)
     return words

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
-from fsgen.errors import UnknownOptionError
-from fsgen.registry import nearest
+from fsgen.errors import InputError, UnknownOptionError
+from fsgen.registry import Registry, nearest
 
-_UNKNOWN = (
-    r"unrecognized arguments: --?([\w.-]+)",
-    r"does not accept option '([\w.-]+)'",
-    r"[Kk]ey ['\"]([\w.-]+)['\"]",
+_UNKNOWN = re.compile(
+    r"unrecognized arguments: --?(?P<flag>[\w.-]+)"
+    r"|Group '(?P<group>[\w.]+)' does not accept option '(?P<part>[\w.-]+)'"
+    r"|Option '(?P<option>[\w.-]+)' is not accepted"
 )
+_VALUE = re.compile(r'Parser key "([^"]+)"(?: element \d+)?: Expected an? (.+?)\. Got value: (.*)')
+_FILE = re.compile(r"Unexpected config|Problems parsing config|Option '|Group '")
+_LONGEST = 300  # characters of a foreign message
 
 
 class Parser(ArgumentParser):
@@ -23,43 +27,98 @@ class Parser(ArgumentParser):
 
     def __init__(self, command: str, description: str, **settings: Any) -> None:
         super().__init__(
-            prog=f"fsgen {command}", description=description, exit_on_error=False, default_env=False, **settings
+            prog=f"fsgen {command}",
+            description=description,
+            exit_on_error=False,
+            default_env=False,
+            allow_abbrev=False,
+            **settings,
         )
 
     def parse(self, words: Sequence[str]) -> Namespace:
-        """The parsed arguments.
+        """The parsed arguments; "given" lists the keys that stood in the words or in a file they name.
 
         Raises:
             UnknownOptionError: a key, type or file that the command does not take. SystemExit: after --help.
         """
+        printing = [word for word in words if word.startswith("--print_config")]
+        ordered = [word for word in words if word not in printing] + printing  # it prints what was read before it
         try:
-            return self.parse_args(list(words))
+            args = self.parse_args(ordered)
+            args["given"] = list(self.parse_args(ordered, defaults=False).keys())
+            return args
         except ArgumentError as error:
-            raise UnknownOptionError(self._one_line(str(error))) from error
+            raise UnknownOptionError(self._one_line(str(error), words)) from error
         except UnicodeDecodeError as error:
-            raise UnknownOptionError(
-                f"the --config file is not UTF-8 text ({error.reason}); save it as UTF-8."
-            ) from error
+            raise UnknownOptionError(f"{_file(words)} is not UTF-8 text ({error.reason}); save it as UTF-8.") from error
 
-    def _one_line(self, message: str) -> str:
+    def _one_line(self, message: str, words: Sequence[str]) -> str:
         text = " ".join(message.split())
-        for pattern in _UNKNOWN:
-            if found := re.search(pattern, text):
-                key = found.group(1)
-                group = re.search(r"Group '([\w.]+)'", text)
-                known = self._keys()
-                if key in known or f"{group.group(1)}.{key}" in known if group else key in known:
-                    break
-                path = f"{group.group(1)}.{key}" if group else key
-                return f"{text}.{nearest(path, known)}{_also(path, known)} See `{self.prog} --help`."
-        return f"{text}. See `{self.prog} --help`."
+        file = f"{_file(words)}: " if _FILE.search(text) else ""
+        if text.startswith("Unexpected config"):
+            return f"{file}it holds no mapping of options; write lines such as `steps: 1000`."
+        if found := _UNKNOWN.search(text):
+            parts = [found["group"], found["part"]] if found["group"] else [found["flag"] or found["option"]]
+            return f"{file}no option '{'.'.join(parts)}'.{self._nearest('.'.join(parts))} See `{self.prog} --help`."
+        if found := _VALUE.search(text):
+            return f"{file}{wrong_value(*found.groups())}"
+        if found := re.fullmatch(r"the following arguments are required: (.*)", text):
+            return f"{found[1]} is required. See `{self.prog} --help`."
+        return f"{file}{text[:_LONGEST]}. See `{self.prog} --help`."
 
-    def _keys(self) -> list[str]:
-        return [a.dest for a in self._actions if a.dest not in ("help", "==SUPPRESS==")]
+    def _nearest(self, path: str) -> str:
+        """The known key nearest to an unknown one, or what its group takes."""
+        known = [a.dest for a in self._actions if a.dest not in ("help", "print_config", "==SUPPRESS==")]
+        leaves = [k for k in known if not any(other.startswith(f"{k}.") for other in known)]
+        group, _, last = path.rpartition(".")
+        if same := [k for k in leaves if k.rpartition(".")[2] == last]:
+            return f" Did you mean '{same[0]}'?"
+        siblings = [k.rpartition(".")[2] for k in leaves if group and k.rpartition(".")[0] == group]
+        if siblings and not nearest(last, siblings):
+            return f" '{group}' takes: {', '.join(siblings)}."
+        return nearest(path, [k for k in leaves if not siblings or k.startswith(f"{group}.")])
 
 
-def _also(path: str, known: Sequence[str]) -> str:
-    """The keys that end in the same word, such as optimiser.learning_rate for learning_rate."""
-    last = path.rsplit(".", 1)[-1]
-    same = [k for k in known if k.endswith(f".{last}")]
-    return f" It takes {', '.join(same[:3])}." if same and path not in same else ""
+def check_values(registry: Registry, name: str, options: Mapping[str, Any]) -> None:
+    """Refuses unknown options of a model or data source, and values of another type than it declares.
+
+    Raises:
+        UnknownNameError, UnknownOptionError, InputError: names the option, its value and what it takes.
+    """
+    registry.check_options(name, options)
+    member = registry.require(name)
+    parser = ArgumentParser(exit_on_error=False)
+    if inspect.isclass(member):
+        parser.add_class_arguments(member)
+    else:
+        parser.add_function_arguments(member, skip={"split", "root"})
+    try:
+        parser.parse_object(dict(options))
+    except ArgumentError as error:
+        text = " ".join(str(error).split())
+        found = _VALUE.search(text)
+        reason = wrong_value(*found.groups()) if found else f"{text[:_LONGEST]}."
+        raise InputError(f"{registry.kind} '{name}': {reason}") from error
+
+
+def wrong_value(key: str, kind: str, value: str) -> str:
+    """One line on a value of the wrong type, from jsonargparse's words for it.
+
+    >>> wrong_value("optimiser.name", "typing.Literal['adam', 'adamw']", "adm")
+    "optimiser.name is adm; give adam or adamw. Did you mean 'adam'?"
+    """
+    shown = value if len(value) <= 80 else f"{value[:77]}..."
+    if kind.startswith("typing.Literal["):
+        names = re.findall(r"'([^']*)'", kind)
+        return f"{key} is {shown}; give {' or '.join(names)}.{nearest(value, names)}"
+    plain = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "dict": "a mapping"}
+    name = re.sub(r"<class '([\w.]+)'>", r"\1", kind).removeprefix("typing.")
+    return f"{key} is {shown}; give {plain.get(name, 'a list such as [1, 2]' if name in ('list', 'tuple') else name)}."
+
+
+def _file(words: Sequence[str]) -> str:
+    """The last file that --config names."""
+    for word, following in reversed(list(zip(words, [*words[1:], ""], strict=True))):
+        if word == "--config" or word.startswith("--config="):
+            return word.partition("=")[2] or following
+    return "--config"

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
 
-from fsgen.cli.parsing import Parser
+from fsgen.cli.parsing import Parser, check_values
 from fsgen.config import TrainConfig, as_plain, flat, from_plain
 from fsgen.errors import CheckpointError
 from fsgen.registry import MODELS, SOURCES
+from fsgen.run import CONFIG, Run
 
 # What may differ between a run and its continuation without changing what is learnt.
 MOVABLE = ("data.root", "device", "threads", "checkpoint_every", "episodes.workers")
@@ -40,18 +43,18 @@ def run(args: Namespace) -> int:
     """Trains; returns 0, or 128 + n after signal n."""
     config, folder = _config(args), Path(args.out)
     known = None
-    if args.resume and folder.is_dir() and any(folder.iterdir()):
-        from fsgen.run import Run
-
+    if args.resume and os.path.lexists(folder / CONFIG):
         known = Run.open(folder)
-        config = _continued(config, known.config, folder)
-    _check_names(config)
+        config = _continued(config, args.given, known.config, folder)
+    config.check()
+    MODELS.check_preset(config.model.name, config.model.preset)
+    check_values(SOURCES, config.data.name, config.data.options)
+    check_values(MODELS, config.model.name, config.model.options)
 
     import pyro
     import torch
 
     from fsgen.monitor import Monitor
-    from fsgen.run import Run
     from fsgen.training import Trainer
 
     pyro.enable_validation(False)
@@ -68,42 +71,41 @@ def run(args: Namespace) -> int:
     return outcome.exit_status
 
 
-def _check_names(config: TrainConfig) -> None:
-    """What can be refused before torch is loaded."""
-    config.check()
-    MODELS.check_options(config.model.name, config.model.options)
-    MODELS.check_preset(config.model.name, config.model.preset)
-    SOURCES.check_options(config.data.name, config.data.options)
-
-
 def _config(args: Namespace) -> TrainConfig:
     fields = {f.name for f in dataclasses.fields(TrainConfig)}
     return from_plain(TrainConfig, {key: value for key, value in args.as_dict().items() if key in fields})
 
 
-def _continued(given: TrainConfig, stored: dict[str, Any], folder: Path) -> TrainConfig:
+def _continued(call: TrainConfig, given: Collection[str], stored: dict[str, Any], folder: Path) -> TrainConfig:
     """The run's own configuration, with what may differ taken from the call.
+
+    Args:
+        given: the keys that this call names; the others of ``call`` are defaults.
 
     Raises:
         CheckpointError: an option of this call contradicts the run.
     """
     if "training" not in stored:
         raise CheckpointError(f"{folder} holds a model but no training to resume; choose another --out.")
-    ours, theirs, usual = (
-        flat(as_plain(c)) for c in (given, from_plain(TrainConfig, stored["training"]), TrainConfig())
-    )
-    for key in sorted(set(ours) | set(theirs)):
-        if key not in MOVABLE and ours.get(key) not in (usual.get(key), theirs.get(key)):
-            raise CheckpointError(
-                f"{folder} was begun with {key} {theirs.get(key)}, not {ours[key]}; leave the option out to resume, "
-                f"or choose another --out."
-            )
     merged = from_plain(TrainConfig, stored["training"])
-    for key in MOVABLE:
-        if ours[key] != usual[key]:
+    ours, theirs = flat(as_plain(call)), flat(as_plain(merged))
+    for key in (k for k in theirs if k in given):
+        if key in MOVABLE:
             owner: Any = merged
             *path, last = key.split(".")
             for name in path:
                 owner = getattr(owner, name)
             setattr(owner, last, ours[key])
+        elif not _agree(ours[key], theirs[key]):
+            raise CheckpointError(
+                f"{folder} was begun with {key} {theirs[key]}, not {ours[key]}; leave the option out to resume, "
+                f"or choose another --out."
+            )
     return merged
+
+
+def _agree(ours: Any, theirs: Any) -> bool:
+    """Whether a value is that of the run; of options, whether each that is given is."""
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        return all(key in theirs and value == theirs[key] for key, value in ours.items())
+    return bool(ours == theirs)

@@ -104,7 +104,7 @@ def _originals(root: Path, part: str, download: bool) -> Path:
     if found is None:
         raise DataError(
             f"omniglot: no originals in {places[0]} or {places[1]}; unpack {part}.zip of "
-            f"github.com/brendenlake/omniglot there, or give --data.options.download true."
+            f"github.com/brendenlake/omniglot there, or set its option download to true."
         )
     return found
 
