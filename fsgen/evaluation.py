@@ -90,7 +90,8 @@ def evaluate(
     nats, share, repeats = [], [], []
     try:
         first = _episode(sampler, [sampler.draw(0)], shots, like)
-        exact, apart = not latent_sites(model, first), couples_queries(model, first)
+        with own_random_state(like):
+            exact, apart = not latent_sites(model, first), couples_queries(model, first)
         count = 1 if exact else particles
         group = max(1, budget // len(shots)) if exact else 1
         for numbers in _groups(sets, min(group, 16)):
@@ -209,5 +210,5 @@ def paired(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float
     """
     if len(ours) != len(theirs):
         raise InputError(f"paired: {len(ours)} and {len(theirs)} sets; compare scores of the same list.")
-    difference = summary(torch.tensor(ours) - torch.tensor(theirs))
+    difference = summary(torch.tensor(ours, dtype=torch.float64) - torch.tensor(theirs, dtype=torch.float64))
     return float(difference["nats"] or 0.0), float(difference["se"] or 0.0)

@@ -98,13 +98,18 @@ def couples_queries(model: Any, episode: Episode) -> bool:
     return any(not _in_plate(site, "queries") for site in _sites(model, trace).values())
 
 
-def simulate(model: Any, episode: Episode, particles: int = 1) -> dict[str, Tensor]:
+def simulate(model: Any, episode: Episode, particles: int | None = None) -> dict[str, Tensor]:
     """Runs the scored program forwards: every latent and x ~ p(. | support); the query gives only its shape.
+
+    Args:
+        particles: K independent runs; None is one run without the axis K.
 
     Returns:
         Value of each site; "x" is [K, B, Q, *event].
     """
-    program = pyro.plate("particles", particles, dim=-3)(poutine.uncondition(model.model))
+    program = poutine.uncondition(model.model)
+    if particles is not None:
+        program = pyro.plate("particles", particles, dim=-3)(program)
     trace = poutine.trace(program).get_trace(episode.sharing())
     return {name: site["value"] for name, site in trace.nodes.items() if _is_site(name, site)}
 

@@ -29,6 +29,7 @@ from fsgen.run import Run
 from fsgen.storage import check_state_dict
 
 PATIENCE = 5  # bad steps in a row before the run stops
+MOST_THREADS = 1024
 VALIDATION_SEED = 20_18
 CALMER = "Train again with a lower --optimiser.learning_rate or --optimiser.clip into another --out."
 
@@ -72,6 +73,8 @@ class Trainer:
     def __init__(self, config: TrainConfig) -> None:
         config.check()
         self.config = config
+        if config.threads > MOST_THREADS:
+            raise InputError(f"threads is {config.threads}; give {MOST_THREADS} or less, or 0 for torch's choice.")
         if config.threads:
             torch.set_num_threads(config.threads)
         self.device = _device(config.device)
@@ -288,7 +291,7 @@ def build_model(config: TrainConfig, sampler: EpisodeSampler) -> FewShotModel:
     except Exception as error:  # networks meet sizes that do not fit with exceptions of any kind
         if not config.model.options:
             raise
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split())[:200].rstrip(".")
         raise InputError(
             f"model '{config.model.name}' cannot be built with options {config.model.options}: {reason}."
         ) from error
@@ -329,7 +332,9 @@ def _optimiser(config: OptimiserConfig, model: nn.Module) -> torch.optim.Optimiz
 
 def _device(name: str) -> torch.device:
     try:
-        return torch.empty(0, device=name).device
+        probe = torch.ones(1, device=name)
+        probe.item()  # which "meta" cannot
+        return probe.device
     except (RuntimeError, AssertionError) as error:  # torch raises either, by what it was compiled for
         reason = str(error).split("\n")[0].rstrip(".")
         raise InputError(f"device is {name}, which cannot be used here ({reason}); give --device cpu.") from error

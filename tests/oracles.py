@@ -38,7 +38,7 @@ class ProbabilisticPCA:
         return seen @ episode.support / seen.sum(-1, keepdim=True).clamp(min=1)
 
     def model(self, episode: Episode) -> None:
-        dim_x, dim_z = self.weight.shape
+        dim_z = self.weight.shape[1]
         with plates(episode):
             z = pyro.sample("z", dist.Normal(torch.zeros(dim_z).double(), 1.0).to_event(1))
             mean = z @ self.weight.T + self.offset(episode)

@@ -9,18 +9,15 @@ import contextlib
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import planted
-import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from torch import Tensor
 
-from fsgen.distributions import plates
 from fsgen.episode import Episode
 from fsgen.errors import UnknownNameError, UnknownOptionError
 from fsgen.inference import couples_queries, latent_sites, log_weights, simulate
@@ -34,12 +31,12 @@ NAMES = sorted(MODELS.discover())
 identical = {"rtol": 0, "atol": 1e-10}
 
 
-def louder(model: Any) -> Any:
+def louder(model: Any, noise: float = 0.5) -> Any:
     """The model in double precision with noise on every weight: at the usual initialisation a leak is too faint to
     see, and a block that begins as the identity hides what is in it."""
     model = model.double()
     for parameter in model.parameters():
-        parameter.data += 0.5 * torch.randn_like(parameter)
+        parameter.data += noise * torch.randn_like(parameter)
     return model
 
 
@@ -51,6 +48,12 @@ def name(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def loud(name: str) -> FewShotModel:
     return louder(MODELS.require(name).tiny(EVENT))
+
+
+@pytest.fixture
+def quiet(name: str) -> FewShotModel:
+    """Quiet enough that 150 steps fit the guide, and that its weights have finite variance."""
+    return louder(MODELS.require(name).tiny(EVENT), 0.2)
 
 
 def binary(*shape: int) -> Tensor:
@@ -71,8 +74,9 @@ def same_noise() -> Iterator[None]:
 
     def rsample(self: dist.Normal, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
         shape = self._extended_shape(sample_shape)
-        particle, index = torch.arange(shape[-4]).reshape(-1, 1, 1, 1), torch.arange(shape[-1])
-        return self.loc + self.scale * (1 + 3 * particle + 2 * index).double().sin().expand(shape)
+        particles = shape[-4] if len(shape) > 3 else 1  # none where a program is only looked at
+        particle, index = torch.arange(particles).reshape(-1, 1, 1, 1), torch.arange(shape[-1])
+        return self.loc + self.scale * (1 + 3 * particle + 2 * index).double().sin()
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.distributions.Normal, "rsample", rsample)
@@ -84,9 +88,7 @@ def same_noise() -> Iterator[None]:
 
 @pytest.mark.parametrize("shots", [0, 1, 5])
 @pytest.mark.parametrize("proposal", ["guide", "prior"])
-def test_log_weights_are_finite_and_one_a_particle_an_episode_and_a_unit(
-    loud: Any, shots: int, proposal: str
-) -> None:
+def test_log_weights_are_finite_and_one_a_particle_an_episode_and_a_unit(loud: Any, shots: int, proposal: str) -> None:
     w = log_weights(loud, episode(3, shots, 2), 4, proposal)
     assert w.shape == (4, 3, 1 if coupled(loud) else 2)
     assert w.dtype == torch.float64
@@ -211,7 +213,7 @@ def test_simulated_images_have_the_frequencies_of_their_scores(loud: Any) -> Non
     codes = (x @ torch.tensor([8.0, 4.0, 2.0, 1.0]).double()).long()
     seen = torch.bincount(codes, minlength=16) / count
     error = (p * (1 - p) * (1 / count + 1 / particles)).sqrt()
-    assert p.max() < 0.9  # else nothing is compared
+    assert p.max() < 0.9, "too little to compare"
     assert ((seen - p).abs() <= 5 * error + 1e-4).all()
 
 
@@ -233,16 +235,16 @@ def bound_and_error(model: Any, e: Episode, particles: int, proposal: str) -> tu
     return iwae(w), ((1 / ess(w) - 1).clamp(min=0) / particles).sqrt()
 
 
-def test_a_fitted_guide_agrees_with_the_prior_as_proposal(loud: Any) -> None:
+def test_a_fitted_guide_agrees_with_the_prior_as_proposal(quiet: Any) -> None:
     e = episode(batch=8, shots=3, queries=1)
-    fit(loud, e, steps=100, rate=0.02, particles=4)
-    guided, guided_error = bound_and_error(loud, e, 4_000, "guide")
-    free, free_error = bound_and_error(loud, e, 8_000, "prior")
+    fit(quiet, e, steps=150, rate=0.02, particles=4)
+    guided, guided_error = bound_and_error(quiet, e, 5_000, "guide")
+    free, free_error = bound_and_error(quiet, e, 20_000, "prior")
     error = (guided_error**2 + free_error**2).sqrt()
-    assert error.max() < 0.05
+    assert error.max() < 0.03, "too little to compare"
     assert ((guided - free).abs() <= 5 * error + 1e-9).all()
-    if not latent_sites(loud, e):
-        assert torch.equal(guided, free)
+    if not latent_sites(quiet, e):
+        torch.testing.assert_close(guided, free, rtol=0, atol=1e-12)
 
 
 # 10
@@ -293,7 +295,6 @@ def test_a_density_gives_images_and_scores_of_the_shape_asked_for(
     nats = density.log_prob(images, particles=3, seed=1)
     assert nats.shape == shape
     assert nats.dtype == torch.float64
-    assert (nats < 0).all()
     assert nats.isfinite().all()
     assert density.exact == (not latent_sites(loud, episode()))
 
@@ -352,6 +353,7 @@ def test_extreme_sets_have_finite_scores_and_gradients(loud: Any, ink: float, sh
     for seen in (e, Episode(e.support, 1 - e.query)):
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             w = log_weights(loud, seen, 2)
+        assert w.dtype == torch.float64  # sums of hundreds of pixels, whatever the network computes in
         assert w.isfinite().all()
         w.sum().backward()
         assert all(p.grad is None or p.grad.isfinite().all() for p in loud.parameters())
@@ -360,40 +362,15 @@ def test_extreme_sets_have_finite_scores_and_gradients(loud: Any, ink: float, sh
 # Messages
 
 
-def test_a_site_outside_the_episode_plate_is_refused() -> None:
-    class Unplated:
-        def model(self, e: Episode) -> None:
-            pyro.sample("x", dist.Bernoulli(torch.full(e.query.shape, 0.5)).to_event(5), obs=e.query)
-
-        def guide(self, e: Episode) -> None: ...
-
-    class UnplatedGuide(Unplated):
-        def model(self, e: Episode) -> None:
-            with plates(e):
-                z = pyro.sample("z", dist.Normal(0.0, 1.0))
-                pyro.sample("x", dist.Bernoulli(logits=z[..., None, None, None].expand(*z.shape, *EVENT)).to_event(3))
-
-        def guide(self, e: Episode) -> None:
-            pyro.sample("z", dist.Normal(torch.zeros(3, 2), 1.0).to_event(2))
-
-    with pytest.raises(ValueError, match=r"Unplated: site 'x' is outside the plate 'episodes'.*with plates\(episode\)"):
-        log_weights(Unplated(), episode())
-    with pytest.raises(ValueError, match="UnplatedGuide: site 'z' is outside the plate 'episodes'"):
-        log_weights(UnplatedGuide(), episode())
-
-
-def test_an_unknown_proposal_is_refused(loud: Any) -> None:
-    with pytest.raises(ValueError, match="no proposal 'posterior'. Known: guide, prior"):
-        log_weights(loud, episode(), 1, "posterior")
-
-
 def test_unknown_names_are_answered_with_the_nearest(name: str) -> None:
     with pytest.raises(UnknownNameError, match=rf"no model '{name[:-1]}'\. Did you mean '{name}'\? Known: .*{name}"):
         build(name[:-1])
-    with pytest.raises(UnknownOptionError, match=rf"'{name}' has no option 'event_shap'\. Did you mean 'event_shape'\?"):
+    with pytest.raises(
+        UnknownOptionError, match=rf"'{name}' has no option 'event_shap'\. Did you mean 'event_shape'\?"
+    ):
         build(name, event_shap=EVENT)
     for preset in MODELS.entry(name).presets:
         with pytest.raises(UnknownNameError, match=rf"has no preset '{preset}r'\. Did you mean '{preset}'\?"):
             build(name, preset=f"{preset}r")
-    with pytest.raises(UnknownNameError, match="has no preset 'zzz'. Known: "):
+    with pytest.raises(UnknownNameError, match=r"has no preset 'zzz'\. Known: "):
         build(name, preset="zzz")

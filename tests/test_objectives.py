@@ -108,9 +108,7 @@ def parts() -> dict[str, Tensor]:
 def slopes(parts: dict[str, Tensor], total: Tensor) -> dict[str, float | None]:
     """What one nat more in each term adds to the total, if it is the same everywhere."""
     found = torch.autograd.grad(total.sum(), list(parts.values()), allow_unused=True)
-    return {
-        name: None if slope is None else slope.unique().item() for name, slope in zip(parts, found, strict=True)
-    }
+    return {name: None if slope is None else slope.unique().item() for name, slope in zip(parts, found, strict=True)}
 
 
 def test_combined_terms_are_the_weights_of_the_model() -> None:

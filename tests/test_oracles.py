@@ -8,6 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pyro
+import pyro.distributions as dist
 import pyro.infer
 import pytest
 import torch
@@ -18,6 +20,7 @@ from pyro import poutine
 from torch import Tensor
 from torch.nn import functional as F
 
+from fsgen.distributions import plates
 from fsgen.episode import Episode
 from fsgen.inference import couples_queries, latent_sites, log_weights, simulate, terms
 from fsgen.objectives import elbo, iwae
@@ -256,9 +259,7 @@ def network() -> Any:
 @pytest.mark.parametrize(("estimator", "bound"), [("Trace_ELBO", elbo), ("RenyiELBO", iwae)])
 def test_bounds_of_one_episode_are_those_of_pyro(network: Any, estimator: str, bound: Estimator) -> None:
     options = {"alpha": 0.0} if estimator == "RenyiELBO" else {}
-    theirs = getattr(pyro.infer, estimator)(
-        num_particles=50, vectorize_particles=True, max_plate_nesting=2, **options
-    )
+    theirs = getattr(pyro.infer, estimator)(num_particles=50, vectorize_particles=True, max_plate_nesting=2, **options)
     episode = images(1, 3, 1)
     torch.manual_seed(7)
     wanted = -theirs.loss(network.model, network.guide, episode)
@@ -290,3 +291,30 @@ def test_a_deep_decoder_with_one_latent_number_integrates_to_its_quadrature(netw
     assert within_errors(share, 1.0)
     assert share.mean().log().item() == pytest.approx(0.0, abs=0.01)
     assert not within_errors(share * 1.1, 1.0)
+
+
+def test_a_site_outside_the_episode_plate_is_refused() -> None:
+    class Unplated:
+        def model(self, e: Episode) -> None:
+            pyro.sample("x", dist.Bernoulli(torch.full(e.query.shape, 0.5)).to_event(5), obs=e.query)
+
+        def guide(self, e: Episode) -> None: ...
+
+    class UnplatedGuide(Unplated):
+        def model(self, e: Episode) -> None:
+            with plates(e):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0))
+                pyro.sample("x", dist.Bernoulli(logits=z[..., None, None, None].expand(*z.shape, *EVENT)).to_event(3))
+
+        def guide(self, e: Episode) -> None:
+            pyro.sample("z", dist.Normal(torch.zeros(3, 2), 1.0).to_event(2))
+
+    with pytest.raises(ValueError, match=r"Unplated: site 'x' is outside the plate 'episodes'.*with plates\(episode\)"):
+        log_weights(Unplated(), images(3, 4, 2))
+    with pytest.raises(ValueError, match="UnplatedGuide: site 'z' is outside the plate 'episodes'"):
+        log_weights(UnplatedGuide(), images(3, 4, 2))
+
+
+def test_an_unknown_proposal_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"no proposal 'posterior'\. Known: guide, prior"):
+        log_weights(ProbabilisticPCA(3, 2), vectors(1, 2, 1, 3), 1, "posterior")

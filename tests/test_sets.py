@@ -105,9 +105,7 @@ def test_a_code_has_no_gradient_from_hidden_elements(name: str, shots: int, quer
 
 
 @over_encoders_and_shapes
-def test_particles_and_queries_are_pooled_each_on_their_own(
-    name: str, shots: int, queries: int, seed: int
-) -> None:
+def test_particles_and_queries_are_pooled_each_on_their_own(name: str, shots: int, queries: int, seed: int) -> None:
     embedded, visible, query = draw(shots, queries, seed, particles=3)
     encode = build(name)
     together = encode.pool(embedded, visible, query)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import json
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyro
 import pytest
 import torch
 from tiny import SMALL_MODELS, before_each, config, differences, left_by, strokes
@@ -29,6 +31,7 @@ from fsgen.training import Outcome, Trainer, TrainingError, learning_rate
 @pytest.fixture(autouse=True)
 def strokes_source(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SOURCES.members, "strokes", strokes)
+    monkeypatch.setattr(os, "fsync", lambda fd: None)
 
 
 def train(path: Path, settings: TrainConfig, **options: Any) -> tuple[Trainer, Outcome]:
@@ -172,6 +175,8 @@ def test_a_parameter_that_overflows_never_reaches_a_checkpoint(tmp_path: Path, m
 
 
 def test_weights_that_score_nan_are_logged_and_never_selected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pyro.enable_validation(False)  # as `fsgen train` does
+    torch.distributions.Distribution.set_default_validate_args(False)
     trainer = Trainer(config(steps=3, validation={"every": 1}, optimiser={"ema": 0.0}))
     monkeypatch.setattr(trainer, "_checkpoint", lambda: None)
     good: dict[str, Tensor] = {}
@@ -341,6 +346,8 @@ def test_bfloat16_trains_and_keeps_full_precision_weights(tmp_path: Path) -> Non
     [
         ({"device": "abacus"}, "device is abacus"),
         ({"device": "cuda:77"}, "--device cpu"),
+        ({"device": "meta"}, "--device cpu"),
+        ({"threads": 10**9}, "give 1024 or less"),
         ({"optimiser": {"betas": (0.9, 1.5)}}, "1.5; betas"),
         ({"seed": 2**64}, "seed is"),
         ({"episodes": {"length": 30}}, "30 images a class"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -47,12 +48,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name not in COMMANDS:
             raise UnknownNameError(f"no command '{name}'.{nearest(name, COMMANDS)} Known: {', '.join(COMMANDS)}.")
         command = importlib.import_module(f"fsgen.cli.{name}")
-        return command.run(command.parser().parse(words[1:]))
+        status: int = command.run(command.parser().parse(words[1:]))
+        sys.stdout.flush()  # so that a reader that has gone is met here and not at exit
+        return status
     except FsgenError as error:
         print(f"fsgen {name}: {error}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141

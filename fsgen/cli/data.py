@@ -7,9 +7,10 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from fsgen.cli.parsing import Parser
+from fsgen.cli.parsing import Parser, check_values
+from fsgen.cli.sheets import require_picture, write_sheet
 from fsgen.errors import InputError
-from fsgen.registry import SOURCES
+from fsgen.registry import SOURCES, nearest
 
 
 def parser() -> Parser:
@@ -36,7 +37,11 @@ def run(args: Namespace) -> int:
         return 0
     from fsgen.data.sources import SPLITS, data_root, load_images
 
-    SOURCES.check_options(args.name, args.options)
+    check_values(SOURCES, args.name, args.options)
+    if args.split not in SPLITS:
+        raise InputError(f"no split '{args.split}'.{nearest(args.split, SPLITS)} Known: {', '.join(SPLITS)}.")
+    if args.out:
+        require_picture(Path(args.out))
     print(SOURCES.entry(args.name).doc.split("\n")[0])
     if args.name == "folder":
         _check_folder(args, data_root(args.root))
@@ -57,9 +62,7 @@ def run(args: Namespace) -> int:
 def _check_folder(args: Namespace, root: Path) -> None:
     from fsgen.data.folder import check_folder, ignored_files
 
-    if "path" not in args.options:
-        raise InputError("data source 'folder' needs the folder: add --options.path DIR.")
-    path = root / args.options["path"]
+    path = root / Path(args.options["path"]).expanduser()
     settings = {key: args.options[key] for key in ("size", "mode", "invert") if key in args.options}
     problems = check_folder(path, **settings)
     for problem in problems:
@@ -71,8 +74,8 @@ def _check_folder(args: Namespace, root: Path) -> None:
 
 
 def _draw(images: Any, path: Path) -> None:
-    from fsgen.sheets import contact_sheet, save_sheet
+    from fsgen.sheets import contact_sheet
 
     rows = [[images.pixels[i] / (images.levels - 1) for i in members[:20]] for members in images.members[:20]]
-    save_sheet(path, contact_sheet(rows, scale=2))
+    write_sheet(path, contact_sheet(rows, scale=2))
     print(f"page: {path}")

@@ -8,8 +8,10 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from fsgen.cli.parsing import Parser
+from fsgen.cli.parsing import Parser, check_values
 from fsgen.errors import DataError, InputError
+from fsgen.registry import SOURCES
+from fsgen.run import Run, provenance
 
 
 def parser() -> Parser:
@@ -50,6 +52,10 @@ def run(args: Namespace) -> int:
     folder = Path(args.run)
     if args.budget < 1:
         raise InputError(f"--budget is {args.budget}; give 1 or more.")
+    if not 0 <= args.threads <= 1024:
+        raise InputError(f"--threads is {args.threads}; give 0 to 1024.")
+    name, options = data_of(folder, args.data, args.data_options)
+    check_values(SOURCES, name, options)
 
     import torch
 
@@ -57,14 +63,12 @@ def run(args: Namespace) -> int:
     from fsgen.data.sources import load_images
     from fsgen.evaluation import evaluate
     from fsgen.model import load
-    from fsgen.run import provenance
     from fsgen.run.log import Log
 
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.distributions.Distribution.set_default_validate_args(False)
     model = load(folder)
-    name, options = data_of(folder, args.data, args.data_options)
     images = load_images(name, args.split, args.data_root, **options)
     require_fit(folder, model, images)
     settings: dict[str, Any] = {
@@ -111,8 +115,6 @@ def data_of(folder: Path, name: str | None, options: dict[str, Any]) -> tuple[st
     Raises:
         InputError: neither is known.
     """
-    from fsgen.run import Run
-
     trained = Run.open(folder).config.get("training", {}).get("data", {})
     if name is None and not trained:
         raise InputError(f"{folder} does not say what it was trained on; name a data source with --data.")

@@ -19,6 +19,16 @@ _UNKNOWN = re.compile(
 )
 _VALUE = re.compile(r'Parser key "([^"]+)"(?: element \d+)?: Expected an? (.+?)\. Got value: (.*)')
 _FILE = re.compile(r"Unexpected config|Problems parsing config|Option '|Group '")
+_KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "text",
+    "dict": "a mapping such as {size: 28}",
+    "list": "a list such as [1, 2]",
+    "tuple": "a list such as [1, 2]",
+    "collections.abc.Sequence": "a list such as [1, 2]",
+}
 _LONGEST = 300  # characters of a foreign message
 
 
@@ -45,12 +55,24 @@ class Parser(ArgumentParser):
         ordered = [word for word in words if word not in printing] + printing  # it prints what was read before it
         try:
             args = self.parse_args(ordered)
-            args["given"] = list(self.parse_args(ordered, defaults=False).keys())
-            return args
+            given = self.parse_args(ordered, defaults=False)
         except ArgumentError as error:
             raise UnknownOptionError(self._one_line(str(error), words)) from error
         except UnicodeDecodeError as error:
             raise UnknownOptionError(f"{_file(words)} is not UTF-8 text ({error.reason}); save it as UTF-8.") from error
+        self._refuse_gaps(given)
+        args["given"] = list(given.keys())
+        return args
+
+    def _refuse_gaps(self, given: Namespace) -> None:
+        """Refuses null where a value is needed and a value where a group of options stands; jsonargparse takes both."""
+        usual = {action.dest: (action.default, action.required) for action in self._actions}
+        for key, value in given.items():
+            default, required = usual.get(key, (None, False))
+            if parts := self._parts(key):
+                raise UnknownOptionError(f"--{key} is a group of options; give {', '.join(parts)}.")
+            if value is None and (required or default is not None):
+                raise UnknownOptionError(f"{key} is null; give a value{'' if required else f' such as {default}'}.")
 
     def _one_line(self, message: str, words: Sequence[str]) -> str:
         text = " ".join(message.split())
@@ -62,14 +84,15 @@ class Parser(ArgumentParser):
             return f"{file}no option '{'.'.join(parts)}'.{self._nearest('.'.join(parts))} See `{self.prog} --help`."
         if found := _VALUE.search(text):
             return f"{file}{wrong_value(*found.groups())}"
+        if found := re.match(r'Parser key "(\w+)": Unable to load config', text):
+            return f"--{found[1]} is a group of options; give {', '.join(self._parts(found[1]))}."
         if found := re.fullmatch(r"the following arguments are required: (.*)", text):
             return f"{found[1]} is required. See `{self.prog} --help`."
         return f"{file}{text[:_LONGEST]}. See `{self.prog} --help`."
 
     def _nearest(self, path: str) -> str:
         """The known key nearest to an unknown one, or what its group takes."""
-        known = [a.dest for a in self._actions if a.dest not in ("help", "print_config", "==SUPPRESS==")]
-        leaves = [k for k in known if not any(other.startswith(f"{k}.") for other in known)]
+        leaves = self._leaves()
         group, _, last = path.rpartition(".")
         if same := [k for k in leaves if k.rpartition(".")[2] == last]:
             return f" Did you mean '{same[0]}'?"
@@ -77,6 +100,14 @@ class Parser(ArgumentParser):
         if siblings and not nearest(last, siblings):
             return f" '{group}' takes: {', '.join(siblings)}."
         return nearest(path, [k for k in leaves if not siblings or k.startswith(f"{group}.")])
+
+    def _parts(self, group: str) -> list[str]:
+        return [f"--{key}" for key in self._leaves() if key.startswith(f"{group}.")]
+
+    def _leaves(self) -> list[str]:
+        """The keys of the options, without their groups."""
+        known = [a.dest for a in self._actions if a.dest not in ("help", "print_config", "==SUPPRESS==")]
+        return [k for k in known if not any(other.startswith(f"{k}.") for other in known)]
 
 
 def check_values(registry: Registry, name: str, options: Mapping[str, Any]) -> None:
@@ -111,9 +142,8 @@ def wrong_value(key: str, kind: str, value: str) -> str:
     if kind.startswith("typing.Literal["):
         names = re.findall(r"'([^']*)'", kind)
         return f"{key} is {shown}; give {' or '.join(names)}.{nearest(value, names)}"
-    plain = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "dict": "a mapping"}
     name = re.sub(r"<class '([\w.]+)'>", r"\1", kind).removeprefix("typing.")
-    return f"{key} is {shown}; give {plain.get(name, 'a list such as [1, 2]' if name in ('list', 'tuple') else name)}."
+    return f"{key} is {shown}; give {_KINDS.get(name, name)}."
 
 
 def _file(words: Sequence[str]) -> str:

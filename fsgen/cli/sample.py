@@ -7,9 +7,13 @@ from typing import Any
 
 from jsonargparse import Namespace
 
+from fsgen import storage
 from fsgen.cli.evaluate import data_of, require_fit
-from fsgen.cli.parsing import Parser
+from fsgen.cli.parsing import Parser, check_values
+from fsgen.cli.sheets import require_picture, write_sheet
 from fsgen.errors import InputError
+from fsgen.registry import SOURCES
+from fsgen.run import Run
 
 
 def parser() -> Parser:
@@ -49,12 +53,16 @@ def run(args: Namespace) -> int:
         raise InputError("--support and --data both name supports; give one of them.")
     if args.shots < 0:
         raise InputError(f"--shots is {args.shots}; give 0 or more.")
+    if not 0 <= args.seed < 2**63:
+        raise InputError(f"--seed is {args.seed}; give 0 or more, and less than 2**63.")
+    require_picture(out := Path(args.out), ".npy")
+    Run.open(args.run)
 
     import numpy as np
     import torch
 
     from fsgen.model import load
-    from fsgen.sheets import contact_sheet, save_sheet
+    from fsgen.sheets import contact_sheet
 
     torch.distributions.Distribution.set_default_validate_args(False)
     model = load(args.run)
@@ -66,12 +74,12 @@ def run(args: Namespace) -> int:
         for start in range(0, args.num, args.columns):
             left = support.numpy() if start == 0 else np.zeros_like(support.numpy())
             rows.append([*left, *samples[start : start + args.columns]])
-    out = Path(args.out)
     if out.suffix == ".npy":
-        out.parent.mkdir(parents=True, exist_ok=True)
-        np.save(out, np.stack(drawn))
+        with storage.refusals(out, sum(samples.nbytes for samples in drawn)):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            np.save(out, np.stack(drawn))
     else:
-        save_sheet(out, contact_sheet(rows, scale=args.scale, split=len(supports[0]) or None))
+        write_sheet(out, contact_sheet(rows, scale=args.scale, split=len(supports[0]) or None))
     print(f"{out}: {args.num} samples after {len(supports[0])} shots, {len(supports)} row{'s' * (len(supports) > 1)}")
     return 0
 
@@ -84,6 +92,7 @@ def _supports(args: Namespace, model: Any) -> list[Any]:
         from fsgen.data.sources import load_images
 
         name, options = data_of(Path(args.run), args.data, args.data_options)
+        check_values(SOURCES, name, options)
         images = load_images(name, args.split, args.data_root, **options)
         require_fit(Path(args.run), model, images)
         sampler = EpisodeSampler(images, shots=args.shots, seed=args.seed)
