@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from fsgen.registry import MODELS
-from fsgen.report.tables import between, likelihood_table, model_table, published_rows, read_results
+from fsgen.report.tables import between, likelihood_table, model_table, published_rows, read_results, training_table
 
 ROOT = Path(__file__).resolve().parents[1]
 PUBLISHED = ROOT / "assets" / "published.json"
@@ -42,6 +42,10 @@ def pages() -> dict[Path, str]:
         made[page] = between(page.read_text(encoding="utf-8"), "results", results(folder))
         if f"<!-- {folder.name} -->" in text:
             text = between(text, folder.name, results(folder))
+    experiment = ROOT / "experiments" / "gmn-omniglot"
+    short = training_table(json.loads((experiment / "comparison.json").read_text(encoding="utf-8")))
+    page = experiment / "README.md"
+    made[page] = between(page.read_text(encoding="utf-8"), "comparison", short)
     return {readme: text, **made}
 
 

@@ -25,7 +25,7 @@ from fsgen.model import FewShotModel
 from fsgen.monitor import Monitor
 from fsgen.objectives import OBJECTIVES, combine
 from fsgen.registry import build
-from fsgen.run import Run
+from fsgen.run import Run, provenance
 from fsgen.storage import check_state_dict
 
 PATIENCE = 5  # bad steps in a row before the run stops
@@ -146,6 +146,9 @@ class Trainer:
                 raise
             if self.step > begun:
                 self._checkpoint()
+                seconds = {"seconds": self.seconds, "threads": torch.get_num_threads()}
+                ended = {"from": begun, "step": self.step, "reason": reason, **seconds, "provenance": provenance()}
+                run.append("sessions", ended)
         monitor.finish(as_plain(self.config), None if math.isinf(self.best) else self.best)
         return Outcome(reason, self.step, None if math.isinf(self.best) else self.best)
 

@@ -54,6 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except FsgenError as error:
         print(f"fsgen {name}: {error}", file=sys.stderr)
         return error.exit_status
+    except MemoryError as error:
+        print(f"fsgen {name}: not enough memory ({error}); ask for smaller images, sets or batches.", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:

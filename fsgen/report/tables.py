@@ -51,6 +51,18 @@ def published_rows(published: Mapping[str, Any], shots: Sequence[int], names: Se
     return "\n".join(lines)
 
 
+def training_table(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Short runs side by side: size, time and what each reached on the validation classes."""
+    head = ["run", "parameters", "learning rate", "steps", "minutes", "threads", "validation, nats per image"]
+    lines = [_row(head), _rule(1, len(head) - 1)]
+    for row in rows:
+        reached = f"{row['validation_nats']:.1f} ± {row['validation_se']:.1f}"
+        size, minutes = f"{row['parameters'] / 1e6:.2f} M", f"{row['seconds'] / 60:.1f}"
+        cells = [size, str(row["learning_rate"]), str(row["steps"]), minutes, str(row["threads"]), reached]
+        lines.append(_row([row["run"], *cells]))
+    return "\n".join(lines)
+
+
 def model_table(models: Registry) -> str:
     """The registered models and what each is."""
     lines = [_row(["model", "what it is"]), _rule(2, 0)]

@@ -4,7 +4,7 @@
 
     config.yaml  weights.safetensors  MANIFEST.json      verified on reading; weights are the selected ones
     checkpoints/step-00001000/                           weights.safetensors, state.pt, MANIFEST.json; the last two
-    metrics.jsonl  results.jsonl                         one JSON object a line, appended
+    metrics.jsonl  results.jsonl  sessions.jsonl          one JSON object a line, appended
     lock                                                 number and host of the process that trains
 """
 

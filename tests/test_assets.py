@@ -1,0 +1,41 @@
+"""The trained models that come with fsgen: they load, and score as their results files say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import fsgen
+from fsgen.data.sampler import EpisodeSampler
+from fsgen.evaluation import evaluate
+from fsgen.report.tables import read_results
+
+MODELS = Path(__file__).resolve().parents[1] / "assets" / "models"
+FOLDERS = sorted(path for path in MODELS.glob("*") if path.is_dir())
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
+def test_a_trained_model_loads_and_samples(folder):
+    model = fsgen.load(folder)
+    images = model.condition(torch.zeros(0, *model.event_shape)).sample((2,), seed=0)
+    assert images.shape == (2, *model.event_shape)
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 12 * 2**20
+
+
+@pytest.mark.parametrize("protocol", ["strict", "published"])
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
+def test_the_first_sets_score_as_recorded(folder, protocol, data_root):
+    records = [r for r in read_results(folder / "results.jsonl") if r["protocol"] == protocol and r["ways"] == 1]
+    first, shots = records[0], [r["shots"] for r in records]
+    data = first["data"]
+    images = fsgen.load_images(data["name"], data["split"], data_root, **data["options"])
+    assert images.digest == data["digest"]
+    sampler = EpisodeSampler(images, ways=1, length=first["length"], protocol=protocol, seed=first["seed"])
+    assert sampler.digest(first["sets"]) == first["list_digest"]
+    scores = evaluate(
+        fsgen.load(folder), sampler, shots, 2, first["particles"], seed=first["seed"], budget=first["budget"]
+    )
+    for record, score in zip(records, scores, strict=True):
+        assert score.per_set == pytest.approx(record["per_set"][:2], abs=0.01)
