@@ -89,10 +89,10 @@ def main() -> None:
     for _ in range(args.repetitions):
         for name, step in candidates.items():
             times[name].append(seconds(step, args.steps))
-    result: dict[str, object] = {"sets": SETS, "length": LENGTH, "threads": args.threads, "provenance": provenance()}
+    found: dict[str, object] = {}
     for name, values in times.items():
         ratios = sorted(r / v for r, v in zip(times["reference"], values, strict=True))
-        result[name] = {
+        found[name] = {
             "steps_per_second": 1 / statistics.median(values),
             "ratio": {"min": ratios[0], "median": statistics.median(ratios), "max": ratios[-1]},
         }
@@ -101,6 +101,8 @@ def main() -> None:
             f"ratio {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
         )
     if args.out:
+        result = {"sets": SETS, "length": LENGTH, "threads": args.threads, "repetitions": args.repetitions}
+        result |= {"candidates": found, "provenance": provenance()}
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         print(f"written: {args.out}")

@@ -1,7 +1,7 @@
 """Writes the tables of README.md and of the trained models' pages from the registry and from results files.
 
-    python experiments/readme.py           # rewrite
-    python experiments/readme.py --check   # exit 1 if something is out of date
+python experiments/readme.py           # rewrite
+python experiments/readme.py --check   # exit 1 if something is out of date
 """
 
 from __future__ import annotations
@@ -11,7 +11,15 @@ import sys
 from pathlib import Path
 
 from fsgen.registry import MODELS
-from fsgen.report.tables import between, likelihood_table, model_table, published_rows, read_results, training_table
+from fsgen.report.tables import (
+    between,
+    likelihood_table,
+    model_table,
+    published_rows,
+    read_results,
+    speed_table,
+    training_table,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 PUBLISHED = ROOT / "assets" / "published.json"
@@ -46,6 +54,9 @@ def pages() -> dict[Path, str]:
     short = training_table(json.loads((experiment / "comparison.json").read_text(encoding="utf-8")))
     page = experiment / "README.md"
     made[page] = between(page.read_text(encoding="utf-8"), "comparison", short)
+    page = ROOT / "benchmarks" / "README.md"
+    speed = speed_table(json.loads((ROOT / "benchmarks/results/gmn_step.json").read_text(encoding="utf-8")))
+    made[page] = between(page.read_text(encoding="utf-8"), "gmn_step", speed)
     return {readme: text, **made}
 
 

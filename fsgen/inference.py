@@ -47,6 +47,11 @@ def terms(
         guide_trace = poutine.trace(particle_plate(model.guide)).get_trace(episode)
         p = _sites(model, poutine.trace(poutine.replay(generative, trace=guide_trace)).get_trace(episode))
         q = _sites(model, guide_trace)
+    if strangers := [name for name in q if name not in p]:
+        raise ValueError(
+            f"{type(model).__name__}: the guide samples '{strangers[0]}', which the model does not; "
+            f"the model's sites are {', '.join(p)}. Give both the same name."
+        )
     coupled = any(not _in_plate(site, "queries") for site in p.values())
     shape = (particles, episode.batch)
 

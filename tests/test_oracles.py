@@ -318,3 +318,13 @@ def test_a_site_outside_the_episode_plate_is_refused() -> None:
 def test_an_unknown_proposal_is_refused() -> None:
     with pytest.raises(ValueError, match=r"no proposal 'posterior'\. Known: guide, prior"):
         log_weights(ProbabilisticPCA(3, 2), vectors(1, 2, 1, 3), 1, "posterior")
+
+
+def test_a_guide_site_that_the_model_lacks_is_named() -> None:
+    class Misspelt(ProbabilisticPCA):
+        def guide(self, episode: Episode) -> None:
+            with plates(episode):
+                pyro.sample("zz", pyro.distributions.Normal(torch.zeros(()), 1.0))
+
+    with pytest.raises(ValueError, match="the guide samples 'zz', which the model does not; the model's sites are"):
+        log_weights(Misspelt(2, 1), Episode(torch.zeros(1, 0, 2).double(), torch.zeros(1, 1, 2).double()))

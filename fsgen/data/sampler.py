@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -185,7 +186,12 @@ class EpisodeSampler:
         else:
             own = torch.Generator()  # else the loader takes a number from the one that latents are drawn from
             yield from DataLoader(
-                _Batches(self, batch), batch_size=None, sampler=range(start, stop), num_workers=workers, generator=own
+                _Batches(self, batch),
+                batch_size=None,
+                sampler=range(start, stop),
+                num_workers=workers,
+                generator=own,
+                worker_init_fn=_leave_signals_to_the_trainer,
             )
 
     def digest(self, count: int) -> str:
@@ -203,3 +209,10 @@ class _Batches(Dataset[Episode]):
 
     def __getitem__(self, step: int) -> Episode:
         return self.sampler.episode(range(step * self.batch, (step + 1) * self.batch))
+
+
+def _leave_signals_to_the_trainer(worker: int) -> None:
+    """A stop signal often goes to all processes of a job; a worker that died of it would break the trainer's step."""
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(signal.Signals[name], signal.SIG_IGN)

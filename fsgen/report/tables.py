@@ -63,6 +63,16 @@ def training_table(rows: Iterable[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def speed_table(result: Mapping[str, Any]) -> str:
+    """Steps a second of each candidate and its ratio to the reference of the same run."""
+    lines = [_row(["candidate", "steps a second", "ratio, median", "min to max"]), _rule(1, 3)]
+    for name, found in result["candidates"].items():
+        ratio = found["ratio"]
+        span = f"{ratio['min']:.2f} to {ratio['max']:.2f}"
+        lines.append(_row([name, f"{found['steps_per_second']:.2f}", f"{ratio['median']:.2f}", span]))
+    return "\n".join(lines)
+
+
 def model_table(models: Registry) -> str:
     """The registered models and what each is."""
     lines = [_row(["model", "what it is"]), _rule(2, 0)]
