@@ -32,10 +32,12 @@ def results(folder: Path) -> str:
     shots = sorted({record["shots"] for record in records})
     printed = json.loads(PUBLISHED.read_text(encoding="utf-8"))["omniglot_nll"]
     first = records[0]
+    sets = " and ".join(f"{r['sets']} sets of {r['ways']}" for r in {r["ways"]: r for r in records}.values())
     note = (
-        f"NLL in nats per image ± standard error over {first['sets']} sets, lower is better; "
-        f"{first['data']['name']}, {first['data']['split']} classes, importance-weighted bound with "
-        f"K = {first['particles']}."
+        f"NLL in nats per image ± standard error over {sets} class(es), lower is better; {first['data']['name']}, "
+        f"{first['data']['split']} classes; importance-weighted bound with K = {first['particles']}, effective sample "
+        f"share {min(r['ess'] for r in records):.1%} to {max(r['ess'] for r in records):.1%}. "
+        f"The rows in italics are printed figures."
     )
     return f"{note}\n\n{likelihood_table(records)}\n{published_rows(printed, shots, PRINTED)}"
 

@@ -17,7 +17,7 @@ import torch
 from crashes import scraps
 from tiny import before_each, config, differences, flags, left_by, strokes
 
-from fsgen import storage
+from fsgen import storage, training
 from fsgen.cli import main
 from fsgen.config import TrainConfig
 from fsgen.model import FewShotModel
@@ -150,6 +150,20 @@ def test_skipped_steps_are_resumed_too(whole: Any, tmp_path: Path, monkeypatch: 
     assert [r["in_a_row"] for r in Run.open(path).records("metrics") if "skipped" in r] == [1, 2, 1]
 
 
+def test_the_best_so_far_is_resumed_too(whole: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def worse_and_worse() -> Callable[..., torch.Tensor]:
+        scores = iter(range(100))
+        return lambda *args, **kwargs: torch.full((2, 4), float(next(scores)))
+
+    settings = config(**{**FAST, "steps": 9})
+    monkeypatch.setattr(training, "sequential_nats", worse_and_worse())
+    expected, path = whole(settings), tmp_path / "parts"
+    monkeypatch.setattr(training, "sequential_nats", worse_and_worse())
+    for words in (begin(path, settings, "--max-minutes", "0"), *[go_on(path, "--max-minutes", "0")] * 3, go_on(path)):
+        assert main(words) == 0
+    assert differences(expected, left_by(path)) == []
+
+
 def killed_again_and_again(path: Path, settings: TrainConfig, kills: int, seed: int) -> int:
     """Kills a trainer at random moments after its first step, until it has been killed so often or is done."""
     moments, done = random.Random(seed), 0
@@ -206,6 +220,21 @@ def test_a_signal_leaves_a_checkpoint_of_that_step(number: signal.Signals, worke
     records = Run.open(path).records("metrics")
     assert checkpoint.step in (records[-1]["step"], records[-1]["step"] + 1)
     assert main(go_on(path, "--max-minutes", "0")) == 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="this system does not list a process's children")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1], ids=lambda n: n.name)
+def test_workers_leave_signals_to_the_trainer(number: signal.Signals, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    with running(begin(path, config(**{**FAST, "steps": 100_000, "episodes": {"workers": 2}}))) as pid:
+        assert first_step(path, pid)
+        workers = [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        assert len(workers) == 2
+        for worker in workers * 2:
+            os.kill(worker, number)
+        assert first_step(path, pid, lines=(path / "metrics.jsonl").read_bytes().count(b"\n") + 10)
+        os.kill(pid, signal.SIGTERM)
+        assert ended(pid) == 128 + signal.SIGTERM
 
 
 def test_a_second_interrupt_ends_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
