@@ -56,11 +56,13 @@ class ModelConfig:
         name: a model listed by `fsgen models`.
         preset: a named set of options the model declares, such as paper for gmn.
         options: keyword arguments of the model; they override the preset. event_shape comes from the data.
+        init: folder of a run or saved model whose weights to start from; the architectures must agree.
     """
 
     name: str = "gmn"
     preset: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    init: str | None = None
 
 
 @dataclass

@@ -21,7 +21,7 @@ from fsgen.episode import Episode
 from fsgen.errors import FsgenError, InputError
 from fsgen.evaluation import own_random_state, sequential_nats
 from fsgen.inference import terms
-from fsgen.model import FewShotModel
+from fsgen.model import FewShotModel, load
 from fsgen.monitor import Monitor
 from fsgen.objectives import OBJECTIVES, combine
 from fsgen.registry import build
@@ -132,10 +132,8 @@ class Trainer:
         """
         self.run = run
         monitor = monitor or Monitor(run.path, quiet=True)
-        if resume:
-            self._restore(monitor)
-        else:
-            self.run.rewind("metrics", -1)
+        if not (resume and self._restore(monitor)):
+            self._start()
         begun = self.step
         with _caught_signals() as caught, monitor.watching(self.config.steps, begun):
             try:
@@ -253,11 +251,20 @@ class Trainer:
         }
         self.run.save_checkpoint(self.step, _cpu(self.model.state_dict()), state)
 
-    def _restore(self, monitor: Monitor) -> None:
+    def _start(self) -> None:
+        """Step 0: an empty log, and the weights to start from if the configuration names any."""
+        self.run.rewind("metrics", -1)
+        if (folder := self.config.model.init) is not None:
+            weights = load(folder).state_dict()
+            for model in (self.model, self.selected):
+                check_state_dict(model.state_dict(), weights, folder)
+                model.load_state_dict(weights)
+
+    def _restore(self, monitor: Monitor) -> bool:
+        """Continues from the newest good checkpoint; false if there is none."""
         checkpoint = self.run.load_checkpoint()
         if checkpoint is None:
-            self.run.rewind("metrics", -1)
-            return
+            return False
         for message in checkpoint.skipped:
             monitor.say(message)
         check_state_dict(self.model.state_dict(), checkpoint.weights, f"{self.run.path}, step {checkpoint.step}")
@@ -273,6 +280,7 @@ class Trainer:
         self.bad_steps = state["bad_steps"]
         self.run.rewind("metrics", self.step)
         monitor.say(f"resumed at step {self.step} of {self.config.steps}")
+        return True
 
 
 def build_model(config: TrainConfig, sampler: EpisodeSampler) -> FewShotModel:
