@@ -32,9 +32,12 @@ def results(folder: Path) -> str:
     shots = sorted({record["shots"] for record in records})
     printed = json.loads(PUBLISHED.read_text(encoding="utf-8"))["omniglot_nll"]
     first = records[0]
-    sets = " and ".join(f"{r['sets']} sets of {r['ways']}" for r in {r["ways"]: r for r in records}.values())
+    sets = " and ".join(
+        f"{r['sets']} sets of {r['ways']} class{'es' * (r['ways'] > 1)}"
+        for r in {r["ways"]: r for r in records}.values()
+    )
     note = (
-        f"NLL in nats per image ± standard error over {sets} class(es), lower is better; {first['data']['name']}, "
+        f"NLL in nats per image ± standard error over {sets}, lower is better; {first['data']['name']}, "
         f"{first['data']['split']} classes; importance-weighted bound with K = {first['particles']}, effective sample "
         f"share {min(r['ess'] for r in records):.1%} to {max(r['ess'] for r in records):.1%}. "
         f"The rows in italics are printed figures."

@@ -47,7 +47,7 @@ def published_rows(published: Mapping[str, Any], shots: Sequence[int], names: Se
     for row in published["rows"]:
         if row["model"] in names:
             cells = [str(row["nll_by_shots"].get(str(t), "")) for t in shots]
-            lines.append(_row([f"*{row['model']} (printed)*", "published", str(row["test_classes"]), *cells]))
+            lines.append(_row([f"*{row['model']} (printed)*", "published", str(row["test_classes"] or ""), *cells]))
     return "\n".join(lines)
 
 
