@@ -181,7 +181,10 @@ def test_a_file_that_is_none_is_named(name: str, tmp_path: Path) -> None:
         (["--steps", "many"], "steps is many; give a whole number."),
         (["--stepz", "5"], "no option 'stepz'. Did you mean 'steps'?"),
         (["--model.nam", "vae"], "no option 'model.nam'. Did you mean 'model.name'?"),
-        (["--model", "vae"], "--model is a group of options; give --model.name, --model.preset, --model.options."),
+        (
+            ["--model", "vae"],
+            "--model is a group of options; give --model.name, --model.preset, --model.options, --model.init.",
+        ),
         (["--steps"], "argument --steps: expected one argument"),
         (["vae"], "unrecognized arguments: vae"),
         (["--max-minutes", "soon"], "max_minutes is soon; give a number."),
