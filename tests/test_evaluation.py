@@ -139,6 +139,12 @@ def test_the_bound_rises_with_particles_and_depends_on_the_seed(images: Images, 
     assert not many.exact
 
 
+def test_every_set_has_latents_of_its_own(latent: FewShotModel, tmp_path: Path) -> None:
+    alike = EpisodeSampler(strokes("test", tmp_path, classes=1, images=1), length=3, protocol="published")
+    (score,) = evaluate(latent, alike, [2], 10, 1)
+    assert len(set(score.per_set)) == 10
+
+
 def test_scoring_leaves_mode_and_random_state_alone(images: Images, latent: FewShotModel) -> None:
     sampler, before = EpisodeSampler(images, length=4), torch.get_rng_state()
     done: list[int] = []

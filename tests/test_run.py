@@ -92,7 +92,7 @@ def test_a_folder_of_other_things_is_left_alone(tmp_path: Path, held: list[str],
 
 
 def test_a_run_is_not_created_over_another_or_over_a_file(run: Run) -> None:
-    with pytest.raises(CheckpointError, match=r"holds a run already. Continue it with --resume true, or choose"):
+    with pytest.raises(CheckpointError, match=r"holds a run already. Continue it with --resume, or choose"):
         Run.create(run.path, {})
     with pytest.raises(CheckpointError, match="is no folder"):
         Run.create(run.path / CONFIG, {})

@@ -201,7 +201,7 @@ def _refuse_taken(path: Path) -> None:
         raise CheckpointError(f"{path} is no folder. Choose another --out.")
     names = sorted(os.listdir(path)) if path.is_dir() else []
     if {storage.MANIFEST, CONFIG} <= set(names):
-        raise CheckpointError(f"{path} holds a run already. Continue it with --resume true, or choose another --out.")
+        raise CheckpointError(f"{path} holds a run already. Continue it with --resume, or choose another --out.")
     if held := [name for name in names if name not in (storage.MANIFEST, LOCK) and not name.startswith(".tmp-")]:
         shown = ", ".join(held[:3]) + (f" and {len(held) - 3} more" if len(held) > 3 else "")
         raise CheckpointError(f"{path} is no run folder and not empty: it holds {shown}. Choose another --out.")
