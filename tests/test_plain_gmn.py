@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import fsgen.distributions
+import fsgen.distributions.latents
 from fsgen.episode import Episode
 from fsgen.inference import log_weights
 from fsgen.registry import build
@@ -39,7 +39,7 @@ def noise(monkeypatch: pytest.MonkeyPatch) -> Tensor:
         return self.loc + self.scale * fixed.expand(self._extended_shape(sample_shape))
 
     monkeypatch.setattr(torch.distributions.Normal, "rsample", rsample)
-    monkeypatch.setattr(fsgen.distributions, "LEAST_SCALE", 0.0)
+    monkeypatch.setattr(fsgen.distributions.latents, "LEAST_SCALE", 0.0)
     return fixed
 
 

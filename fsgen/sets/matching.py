@@ -1,75 +1,14 @@
-"""Set encoders: ``embed`` each element once, then ``pool`` what each query may see.
-
-Every encoder here takes ``visible [B, Q, S]`` (a hidden element counts as absent), returns a finite code for
-an empty set, and does not depend on the order of the elements.
-"""
+"""Matching: attention steered by a recurrent controller, as in generative matching networks."""
 
 from __future__ import annotations
-
-from abc import ABC, abstractmethod
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fsgen.nets import Affine, GatedUnit, over_images, prelu
-
-
-class SetEncoder(nn.Module, ABC):
-    """A set of images into one code a query.
-
-    Args:
-        element: network [N, C, H, W] -> [N, D], or None where the caller embeds the elements itself.
-
-    Attributes:
-        dim: R, the size of the set code.
-    """
-
-    dim: int
-
-    def __init__(self, element: nn.Module | None) -> None:
-        super().__init__()
-        self.element = element
-
-    def embed(self, elements: Float[Tensor, "B S *event"]) -> Float[Tensor, "B S D"]:
-        """Features of every element; independent of the others, so computed once for all queries."""
-        if self.element is None:
-            raise TypeError(f"{type(self).__name__} was built without an element network: embed outside, then pool.")
-        return over_images(self.element, elements)
-
-    @abstractmethod
-    def pool(
-        self,
-        embedded: Float[Tensor, "B S D"],
-        visible: Bool[Tensor, "B Q S"],
-        query: Float[Tensor, "*K B Q E"] | None = None,
-    ) -> Float[Tensor, "*K B Q R"]:
-        """The code of what each query sees; ``query`` steers encoders that attend."""
-
-
-class MeanPool(SetEncoder):
-    r"""Mean of the visible elements, and their number: r = [mean_s h_s, log(1 + n)].
-
-    The mean alone cannot tell one shot from twenty; the count can. The mean of an empty set is 0.
-
-    Source: Zaheer et al. (2017), "Deep sets", arXiv:1703.06114, with the count as a further statistic.
-    """
-
-    def __init__(self, element: nn.Module | None, dim_element: int) -> None:
-        super().__init__(element)
-        self.dim = dim_element + 1
-
-    def pool(
-        self,
-        embedded: Float[Tensor, "B S D"],
-        visible: Bool[Tensor, "B Q S"],
-        query: Float[Tensor, "*K B Q E"] | None = None,
-    ) -> Float[Tensor, "*K B Q R"]:
-        weight = visible.to(embedded.dtype)
-        count = weight.sum(-1, keepdim=True)
-        code = torch.cat([weight @ embedded / count.clamp(min=1), count.log1p()], -1)
-        return code if query is None else code.expand(*query.shape[:-1], -1)
+from fsgen.nets import Affine, GatedUnit, prelu
+from fsgen.sets.encoder import SetEncoder
 
 
 class Controller(nn.Module):

@@ -1,0 +1,23 @@
+"""Plain torch networks: layers, encoders and decoders of images."""
+
+from fsgen.nets.images import image_decoder, image_encoder
+from fsgen.nets.layers import Affine, GatedUnit, he_normal, join, mlp, over_images, prelu
+from fsgen.nets.residual import ResidualDecoder, ResidualEncoder
+from fsgen.nets.sections import SectionDecoder, SectionEncoder, section_sizes
+
+__all__ = [
+    "Affine",
+    "GatedUnit",
+    "ResidualDecoder",
+    "ResidualEncoder",
+    "SectionDecoder",
+    "SectionEncoder",
+    "he_normal",
+    "image_decoder",
+    "image_encoder",
+    "join",
+    "mlp",
+    "over_images",
+    "prelu",
+    "section_sizes",
+]
