@@ -11,9 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from fsgen.sets import Controller, Matching, MeanPool, SetEncoder
+from fsgen.sets import (
+    SET_ENCODERS,
+    Controller,
+    Matching,
+    MeanPool,
+    PatchMemory,
+    SetEncoder,
+    SetTransformer,
+    StatisticNetwork,
+    set_encoder,
+)
 
-DIM, ASK, STATE = 3, 2, 4
+DIM, ASK, STATE = 4, 2, 4
 
 
 def matching(steps: int, pseudo_input: bool, dim_query: int = ASK) -> SetEncoder:
@@ -21,7 +31,12 @@ def matching(steps: int, pseudo_input: bool, dim_query: int = ASK) -> SetEncoder
 
 
 ENCODERS: dict[str, Callable[[], SetEncoder]] = {
-    "mean": lambda: MeanPool(None, DIM),
+    **{name: (lambda name=name: set_encoder(name, None, DIM)) for name in SET_ENCODERS},
+    "statistic with sample dropout, evaluated": lambda: StatisticNetwork(None, DIM, sample_dropout=0.5).eval(),
+    "transformer, two seeds": lambda: SetTransformer(None, DIM, dim=6, heads=2, blocks=1, inducing=2, seeds=2),
+    "patches": lambda: PatchMemory(None, (2, 1), 2, ASK, heads=2, dim=6),
+    "patches, not fused": lambda: PatchMemory(None, (2, 1), 2, ASK, heads=2, dim=6, fused=False),
+    "patches, one question": lambda: PatchMemory(None, (1, 2), 2, 0, heads=2, dim=6),
     **{
         f"matching, {steps} steps, {'with' if pseudo else 'without'} pseudo-input": (
             lambda steps=steps, pseudo=pseudo: matching(steps, pseudo)
@@ -36,7 +51,7 @@ def build(name: str) -> SetEncoder:
     """An encoder with noise on every weight, so that none is at a value that would hide it."""
     encoder = ENCODERS[name]().double()
     for parameter in encoder.parameters():
-        parameter.data += 0.5 * torch.randn_like(parameter)
+        parameter.data += torch.randn_like(parameter) / math.sqrt(parameter.shape[-1])
     return encoder
 
 
@@ -92,7 +107,7 @@ def test_the_code_of_any_visible_set_is_finite_and_of_its_declared_size(
 
 
 @over_encoders_and_shapes
-def test_a_code_has_no_gradient_from_hidden_elements(name: str, shots: int, queries: int, seed: int) -> None:
+def test_codes_see_every_visible_element_and_no_hidden_one(name: str, shots: int, queries: int, seed: int) -> None:
     embedded, visible, query = draw(shots, queries, seed)
     encode = build(name)
     embedded.requires_grad_()
@@ -101,7 +116,31 @@ def test_a_code_has_no_gradient_from_hidden_elements(name: str, shots: int, quer
     for q in range(queries):
         (slope,) = torch.autograd.grad((code[..., q, :] * weight).sum(), embedded, retain_graph=True)
         assert not slope[~visible[:, q]].any()
-        assert (slope[visible[:, q]] != 0).any(-1).all()  # and the visible ones do reach it
+        if name != "max":  # which keeps the largest elements alone
+            assert (slope[visible[:, q]] != 0).any(-1).all()
+
+
+@pytest.mark.parametrize("name", sorted(ENCODERS.keys() - {"mean", "sum"}))
+def test_every_parameter_shapes_the_codes(name: str) -> None:
+    encode = build(name)
+    embedded, visible, query = draw(4, 3, seed=7)
+    visible[0, 0] = False
+    code = encode.pool(embedded, visible, query)
+    slopes = torch.autograd.grad((code * torch.randn_like(code)).sum(), list(encode.parameters()), allow_unused=True)
+    for (which, _), slope in zip(encode.named_parameters(), slopes, strict=True):
+        assert slope is not None, which
+        assert slope.abs().max() > 1e-9, which
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("shots", [0, 3])
+def test_codes_are_pooled_under_autocast(name: str, shots: int) -> None:
+    embedded, visible, query = (x.float() if x.is_floating_point() else x for x in draw(shots, 2, seed=2))
+    encode = build(name).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        code = encode.pool(embedded.bfloat16(), visible, query.bfloat16())
+    exact = encode.pool(embedded, visible, query)
+    assert (code - exact).norm() <= 0.1 * exact.norm()
 
 
 @over_encoders_and_shapes

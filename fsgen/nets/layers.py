@@ -24,7 +24,8 @@ def join(*parts: Tensor) -> Tensor:
 def over_images(net: nn.Module, images: Tensor) -> Tensor:
     """``net`` [N, C, H, W] -> [N, ...] applied to images with any leading axes, none of them empty or not."""
     leading = images.shape[:-3]
-    out = net(images.reshape(-1, *images.shape[-3:]))
+    flat = images.reshape(leading.numel(), *images.shape[-3:])
+    out = net(flat) if len(flat) else net(flat.new_zeros(1, *flat.shape[1:]))[:0]  # pixel_unshuffle needs an image
     return out.reshape(*leading, *out.shape[1:])
 
 

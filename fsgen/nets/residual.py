@@ -36,12 +36,8 @@ class ResidualEncoder(nn.Module):
 
     def __init__(self, event_shape: Sequence[int], channels: Sequence[int], dim: int, blocks: int) -> None:
         super().__init__()
-        self.margins, start = _folded(event_shape, len(channels))
-        stages: list[nn.Module] = [nn.PixelUnshuffle(2), nn.Conv2d(4 * event_shape[0], channels[0], 3, padding=1)]
-        for i, width in enumerate(channels):
-            if i:
-                stages.append(nn.Conv2d(channels[i - 1], width, 2, 2))
-            stages += [PreActivated(width) for _ in range(blocks)]
+        self.margins, start = folded(event_shape, len(channels))
+        stages = encoder_stages(event_shape[0], channels, blocks)
         self.stages = nn.Sequential(*stages, nn.ReLU(), nn.Flatten(), nn.Linear(channels[-1] * math.prod(start), dim))
         self.dim = dim
 
@@ -54,7 +50,7 @@ class ResidualDecoder(nn.Module):
 
     def __init__(self, inputs: int, event_shape: Sequence[int], channels: Sequence[int], blocks: int) -> None:
         super().__init__()
-        _, start = _folded(event_shape, len(channels))
+        _, start = folded(event_shape, len(channels))
         self.size = tuple(event_shape[1:])
         stages: list[nn.Module] = [
             nn.Linear(inputs, channels[-1] * math.prod(start)),
@@ -72,7 +68,17 @@ class ResidualDecoder(nn.Module):
         return self.stages(code)[..., : self.size[0], : self.size[1]]
 
 
-def _folded(event_shape: Sequence[int], stages: int) -> tuple[tuple[int, int, int, int], tuple[int, int]]:
+def folded(event_shape: Sequence[int], stages: int) -> tuple[tuple[int, int, int, int], tuple[int, int]]:
     """Margins (for F.pad) that make the size a multiple of 2**stages, and the size of the smallest map."""
     height, width = (-(-n // 2**stages) for n in event_shape[1:])
     return (0, width * 2**stages - event_shape[2], 0, height * 2**stages - event_shape[1]), (height, width)
+
+
+def encoder_stages(image_channels: int, channels: Sequence[int], blocks: int) -> list[nn.Module]:
+    """Pixels folded 2x2 into channels, then ``blocks`` residual blocks a stage; all but the first halve the size."""
+    stages: list[nn.Module] = [nn.PixelUnshuffle(2), nn.Conv2d(4 * image_channels, channels[0], 3, padding=1)]
+    for i, width in enumerate(channels):
+        if i:
+            stages.append(nn.Conv2d(channels[i - 1], width, 2, 2))
+        stages += [PreActivated(width) for _ in range(blocks)]
+    return stages

@@ -40,3 +40,8 @@ class SetEncoder(nn.Module, ABC):
         query: Float[Tensor, "*K B Q E"] | None = None,
     ) -> Float[Tensor, "*K B Q R"]:
         """The code of what each query sees; ``query`` steers encoders that attend."""
+
+
+def for_each_query(code: Float[Tensor, "B Q R"], query: Float[Tensor, "*K B Q E"] | None) -> Float[Tensor, "*K B Q R"]:
+    """The same code for every particle of ``query``: for encoders that no query steers."""
+    return code if query is None else code.expand(*query.shape[:-1], -1)

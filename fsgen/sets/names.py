@@ -7,9 +7,17 @@ from collections.abc import Callable
 from torch import nn
 
 from fsgen.sets.encoder import SetEncoder
-from fsgen.sets.pooling import MeanPool
+from fsgen.sets.pooling import MaxPool, MeanPool, SumPool
+from fsgen.sets.statistic import StatisticNetwork
+from fsgen.sets.transformer import SetTransformer
 
-SET_ENCODERS: dict[str, Callable[[nn.Module | None, int], SetEncoder]] = {"mean": MeanPool}
+SET_ENCODERS: dict[str, Callable[[nn.Module | None, int], SetEncoder]] = {
+    "mean": MeanPool,
+    "max": MaxPool,
+    "sum": SumPool,
+    "statistic": StatisticNetwork,
+    "transformer": SetTransformer,
+}
 
 
 def set_encoder(name: str, element: nn.Module | None, dim_element: int) -> SetEncoder:

@@ -1,0 +1,62 @@
+"""An encoder that keeps where things are: images to a grid of features."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fsgen.nets.residual import PreActivated, encoder_stages, folded
+
+
+class GridEncoder(nn.Module):
+    """Images [N, C, H, W] to a flattened grid of features [N, dim_patch * h * w].
+
+    The stages of :class:`fsgen.nets.ResidualEncoder`, then a ReLU and a 1x1 convolution instead of the map to one
+    vector; n stages make the sides H and W smaller by 2**n (28x28 in two stages: 7x7).
+
+    Args:
+        channels: of each stage; every stage after the first halves the size.
+        dim_patch: channels of the grid.
+        blocks: residual blocks a stage.
+
+    Attributes:
+        grid: (h, w).
+        dim: dim_patch * h * w, in the order [dim_patch, h, w].
+    """
+
+    def __init__(self, event_shape: Sequence[int], channels: Sequence[int], dim_patch: int, blocks: int = 1) -> None:
+        super().__init__()
+        self.margins, self.grid = folded(event_shape, len(channels))
+        self.dim_patch, self.dim = dim_patch, dim_patch * math.prod(self.grid)
+        stages = encoder_stages(event_shape[0], channels, blocks)
+        self.stages = nn.Sequential(*stages, nn.ReLU(), nn.Conv2d(channels[-1], dim_patch, 1), nn.Flatten())
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.stages(F.pad(images, self.margins))
+
+
+class GridDecoder(nn.Module):
+    """A flattened grid [N, dim_patch * h * w] to a map [N, outputs, H, W]; mirrors GridEncoder, same ``channels``.
+
+    Convolutions all the way, so that what stands at a place of the grid is decoded at that place.
+    """
+
+    def __init__(
+        self, event_shape: Sequence[int], channels: Sequence[int], dim_patch: int, outputs: int, blocks: int = 1
+    ) -> None:
+        super().__init__()
+        _, grid = folded(event_shape, len(channels))
+        self.size = tuple(event_shape[1:])
+        stages: list[nn.Module] = [nn.Unflatten(1, (dim_patch, *grid)), nn.Conv2d(dim_patch, channels[-1], 1)]
+        for i, width in reversed(list(enumerate(channels))):
+            stages += [PreActivated(width) for _ in range(blocks)]
+            if i:
+                stages.append(nn.ConvTranspose2d(width, channels[i - 1], 2, 2))
+        last = nn.Conv2d(channels[0], 4 * outputs, 3, padding=1)
+        self.stages = nn.Sequential(*stages, nn.ReLU(), last, nn.PixelShuffle(2))
+
+    def forward(self, code: Tensor) -> Tensor:
+        return self.stages(code)[..., : self.size[0], : self.size[1]]
