@@ -1,5 +1,7 @@
 """Plain torch networks: layers, encoders and decoders of images."""
 
+from fsgen.nets.gated import GatedPixelCNN
+from fsgen.nets.grids import GridDecoder, GridEncoder
 from fsgen.nets.images import image_decoder, image_encoder
 from fsgen.nets.layers import Affine, GatedUnit, he_normal, join, mlp, over_images, prelu
 from fsgen.nets.residual import ResidualDecoder, ResidualEncoder
@@ -7,7 +9,10 @@ from fsgen.nets.sections import SectionDecoder, SectionEncoder, section_sizes
 
 __all__ = [
     "Affine",
+    "GatedPixelCNN",
     "GatedUnit",
+    "GridDecoder",
+    "GridEncoder",
     "ResidualDecoder",
     "ResidualEncoder",
     "SectionDecoder",
