@@ -35,6 +35,7 @@ class EpisodesConfig:
         batch: episodes a step.
         protocol: strict (distinct classes, no image twice) or published (everything with replacement).
         augment: dihedral makes new classes by rotation and reflection; none does not.
+        augment_share: share of the classes drawn that are rotated or reflected; the others stay upright.
         small: what to do with classes that cannot fill an episode.
         workers: processes that prepare episodes ahead; 0 prepares them in the training process.
     """
@@ -44,6 +45,7 @@ class EpisodesConfig:
     batch: int = 10
     protocol: Literal["strict", "published"] = "strict"
     augment: Literal["none", "dihedral"] = "dihedral"
+    augment_share: float = 1.0
     small: Literal["refuse", "skip"] = "refuse"
     workers: int = 0
 
@@ -74,12 +76,16 @@ class ObjectiveConfig:
         particles: importance samples K.
         kl_warmup: steps over which the weight of the KL terms grows from 0 to 1; 0 starts at 1.
         free_nats: latent sites below this mean KL get no gradient from it; 0 is off.
+        alpha: weighs the likelihood by 1 + alpha and the KL terms by 1 / (1 + alpha) at first; 0 is off.
+        alpha_halving: steps in which alpha falls to its half; 0 keeps it.
     """
 
     name: Literal["elbo", "iwae"] = "elbo"
     particles: int = 1
     kl_warmup: int = 0
     free_nats: float = 0.0
+    alpha: float = 0.0
+    alpha_halving: int = 0
 
 
 @dataclass
@@ -174,6 +180,8 @@ class TrainConfig:
             "objective.particles": (self.objective.particles, 1),
             "objective.kl_warmup": (self.objective.kl_warmup, 0),
             "objective.free_nats": (self.objective.free_nats, 0),
+            "objective.alpha": (self.objective.alpha, 0),
+            "objective.alpha_halving": (self.objective.alpha_halving, 0),
             "optimiser.warmup": (self.optimiser.warmup, 0),
             "optimiser.weight_decay": (self.optimiser.weight_decay, 0),
             "optimiser.clip": (self.optimiser.clip, 0),

@@ -26,6 +26,7 @@ class Score:
     Attributes:
         ways: classes a set. shots: images of the support, of all its classes together.
         nats: mean NLL per image, lower is better. se: its standard error over sets.
+        bits_per_dim: nats / (ln 2 C H W); None where the likelihood is a density, whose nats have no such unit.
         ess: mean effective sample share; ess_min: of the worst set; both 1 where the likelihood is exact.
         exact: exact likelihood, or an importance-weighted bound with ``particles`` samples.
         repeated: sets whose target is one of its own support images, as {"sets", "nats", "se"}; likewise unrepeated.
@@ -36,6 +37,7 @@ class Score:
     shots: int
     nats: float
     se: float
+    bits_per_dim: float | None
     ess: float
     ess_min: float
     exact: bool
@@ -106,7 +108,8 @@ def evaluate(
             advance(len(draws))
     finally:
         model.train(was_training)
-    return _scores(torch.cat(nats), torch.cat(share), torch.tensor(repeats), sampler.ways[0], shots, exact, count)
+    unit = math.log(2) * math.prod(model.event_shape) if model.discrete else None
+    return _scores(torch.cat(nats), torch.cat(share), torch.tensor(repeats), sampler.ways[0], shots, exact, count, unit)
 
 
 def own_random_state(like: torch.Tensor) -> contextlib.AbstractContextManager[None]:
@@ -141,6 +144,7 @@ def _scores(
     shots: Sequence[int],
     exact: bool,
     particles: int,
+    nats_of_a_bit: float | None,
 ) -> list[Score]:
     scores = []
     for column, t in enumerate(shots):
@@ -152,6 +156,7 @@ def _scores(
                 shots=t,
                 nats=float(whole["nats"] or 0.0),
                 se=float(whole["se"] or 0.0),
+                bits_per_dim=float(whole["nats"] or 0.0) / nats_of_a_bit if nats_of_a_bit else None,
                 ess=share[:, column].mean().item(),
                 ess_min=share[:, column].min().item(),
                 exact=exact,

@@ -2,18 +2,76 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pyro
 import torch
 from jaxtyping import Float
 from pyro import poutine
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
 
 from fsgen.episode import Episode
 
 PLATES = ("particles", "episodes", "queries")
 PROPOSALS = ("guide", "prior")
+
+
+class PerView(ABC):
+    """A model whose parameters depend on what is seen, so that no single trace can hold all of its queries.
+
+    The views of an episode are the sets that its queries see: V is 1 where all see the same, else Q. Every function
+    of this file runs ``program`` once a view, under the parameters of that view.
+
+    Attributes:
+        vectorised: whether the views are scored in one pass by ``torch.func.vmap``, which a program can take that
+            draws no latent and does not branch on values; otherwise one after the other.
+    """
+
+    vectorised: bool = False
+
+    @property
+    @abstractmethod
+    def program(self) -> nn.Module:
+        """The model that every view runs; it holds the parameters that :meth:`by_view` does not name."""
+
+    @abstractmethod
+    def by_view(self, episode: Episode) -> dict[str, Tensor]:
+        """Parameters of ``program`` by name, [B, V, ...]; at least one. They never depend on the queries' values."""
+
+
+def under(model: nn.Module, parameters: Mapping[str, Tensor], call: Callable[[Any], Any]) -> Any:
+    """``call(model)`` while the parameters named in ``parameters`` have other values, wherever the model uses them."""
+    own = dict(model.named_parameters())
+    values = {id(own[name]): value for name, value in parameters.items()}
+    # functional_call finds tied parameters itself, but does not put those of a module that is shared back
+    slots = {
+        ".".join(filter(None, ["model", path, name])): values[id(parameter)]
+        for path, module in model.named_modules()
+        for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False)
+        if id(parameter) in values
+    }
+    return functional_call(_Held(model), slots, (call,), tie_weights=False)
+
+
+def each(
+    call: Callable[..., dict[str, Tensor]], *parts: Mapping[str, Tensor], vectorised: bool = True
+) -> dict[str, Tensor]:
+    """``call`` on every row n of the tensors [N, ...] in ``parts``, with its results stacked again.
+
+    Args:
+        vectorised: in one pass of ``torch.func.vmap``, for which Pyro's checks of values have to be off; otherwise in
+            a loop. A single row takes the loop.
+    """
+    count = len(next(iter(parts[0].values())))
+    if vectorised and count > 1:
+        with pyro.validation_enabled(False):
+            found: dict[str, Tensor] = vmap(call, randomness="different")(*map(dict, parts))
+            return found
+    rows = [call(*({name: value[n] for name, value in part.items()} for part in parts)) for n in range(count)]
+    return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
 
 def terms(
@@ -38,6 +96,9 @@ def terms(
         raise ValueError(f"terms: no proposal '{proposal}'. Known: {', '.join(PROPOSALS)}.")
     if episode._memo is None:
         episode = episode.sharing()
+    if isinstance(model, PerView):
+        found = _over_views(model, episode, lambda program, part: terms(program, part, particles, proposal))
+        return {name: _gathered(value, 1) for name, value in found.items()}
     particle_plate = pyro.plate("particles", particles, dim=-3)
     generative = particle_plate(model.model)
     if proposal == "prior":
@@ -91,6 +152,8 @@ def log_weights(
 
 def latent_sites(model: Any, episode: Episode) -> list[str]:
     """Names of the latent sites of the generative program; none means that its score is exact."""
+    if isinstance(model, PerView):
+        return latent_sites(model.program, episode)
     with torch.no_grad():
         trace = poutine.trace(model.model).get_trace(episode)
     return [name for name, site in _sites(model, trace).items() if not site["is_observed"]]
@@ -98,6 +161,8 @@ def latent_sites(model: Any, episode: Episode) -> list[str]:
 
 def couples_queries(model: Any, episode: Episode) -> bool:
     """Whether a latent outside the plate "queries" ties the queries of an episode together, so that U is 1."""
+    if isinstance(model, PerView):
+        return couples_queries(model.program, episode)
     with torch.no_grad():
         trace = poutine.trace(model.model).get_trace(episode)
     return any(not _in_plate(site, "queries") for site in _sites(model, trace).values())
@@ -112,11 +177,57 @@ def simulate(model: Any, episode: Episode, particles: int | None = None) -> dict
     Returns:
         Value of each site; "x" is [K, B, Q, *event].
     """
+    if isinstance(model, PerView):
+        episode = episode.sharing() if episode._memo is None else episode
+        drawn = _over_views(model, episode, lambda program, part: simulate(program, part, particles), loop=True)
+        return {name: _gathered(value, 0 if particles is None else 1) for name, value in drawn.items()}
     program = poutine.uncondition(model.model)
     if particles is not None:
         program = pyro.plate("particles", particles, dim=-3)(program)
     trace = poutine.trace(program).get_trace(episode.sharing())
     return {name: site["value"] for name, site in trace.nodes.items() if _is_site(name, site)}
+
+
+class _Held(nn.Module):
+    """Gives ``functional_call`` a forward pass that is any call on a model."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, call: Callable[[Any], Any]) -> Any:
+        return call(self.model)
+
+
+def _over_views(
+    model: PerView, episode: Episode, call: Callable[[Any, Episode], dict[str, Tensor]], *, loop: bool = False
+) -> dict[str, Tensor]:
+    """``call(program, episode of the view)`` under the parameters of each view, [B, V, ...]."""
+    parameters = episode.shared("parameters by view", lambda: model.by_view(episode))
+    views = next(iter(parameters.values())).shape[1]
+    parts = {
+        "support": episode.support[:, None].expand(-1, views, *episode.support.shape[1:]),
+        "query": episode.query.unflatten(1, (views, -1)),
+    }
+    if episode.visible is not None:
+        parts["visible"] = episode.visible.unflatten(1, (views, -1))
+
+    def one(values: dict[str, Tensor], part: dict[str, Tensor]) -> dict[str, Tensor]:
+        visible = part["visible"][None] if "visible" in part else None
+        alone = Episode(part["support"][None], part["query"][None], visible)
+        found: dict[str, Tensor] = under(model.program, values, lambda program: call(program, alone))
+        return found
+
+    flat = [{name: value.flatten(0, 1) for name, value in group.items()} for group in (parameters, parts)]
+    found = each(one, *flat, vectorised=model.vectorised and not loop)
+    return {name: value.unflatten(0, (episode.batch, views)) for name, value in found.items()}
+
+
+def _gathered(value: Tensor, leading: int) -> Tensor:
+    """[B, V, *leading, 1, Q / V, ...] of the views to [*leading, B, Q, ...] of the episodes."""
+    if leading:
+        value = value.movedim(2, 0)
+    return value.flatten(leading + 1, leading + 3)
 
 
 def _chunks(total: int, size: int) -> list[int]:

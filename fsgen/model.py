@@ -29,14 +29,21 @@ class FewShotModel(nn.Module, ABC):
     Attributes:
         event_shape: one image, (C, H, W).
         levels: values a pixel can take; 2 for binary images.
+        likelihood: the head of a model that has the option, which also sets ``levels``; None where there is no choice.
         presets: named sets of options, offered by ``fsgen.build(name, preset=...)``.
         recipe: the name and options the model was built with, saved beside its weights.
     """
 
     event_shape: tuple[int, int, int]
     levels: int = 2
+    likelihood: Any = None
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     recipe: dict[str, Any]
+
+    @property
+    def discrete(self) -> bool:
+        """Whether the score is a probability, so that bits per dimension are defined; otherwise it is a density."""
+        return self.likelihood is None or bool(self.likelihood.discrete)
 
     @abstractmethod
     def model(self, episode: Episode) -> None:
@@ -55,12 +62,22 @@ class FewShotModel(nn.Module, ABC):
         """The distribution over images given a support set; S may be 0.
 
         Args:
-            support: values in [0, 1], on the pixel values the model knows (0 and 1 for a binary model).
+            support: values in [0, 1]; 0 and 1 for a binary model. A model of 256 levels scores k/255, and a value
+                between two by the nearer one.
 
         Raises:
             InputError: wrong shape, type or range; the message says what it holds and how to change it.
         """
         return ConditionalDensity(self, check_images("support", support, self.event_shape, self.levels))
+
+    def start_from(self, weights: Mapping[str, Tensor], source: str) -> None:
+        """Takes the weights of a trained model to start training from; ``source`` names them in messages.
+
+        Raises:
+            CheckpointError: weights of another model.
+        """
+        storage.check_state_dict(self.state_dict(), weights, source)
+        self.load_state_dict(dict(weights))
 
     def save(self, path: str | Path) -> None:
         """Writes a folder that :func:`load` reads: the recipe, the weights and their sha256, atomically.

@@ -71,26 +71,51 @@ def ess(log_weights: Float[Tensor, "K B U"]) -> Float[Tensor, "B U"]:
 
 
 def combine(
-    terms: Mapping[str, Float[Tensor, "K B U"]], *, kl_weight: float = 1.0, free_nats: float = 0.0
+    terms: Mapping[str, Float[Tensor, "K B U"]],
+    *,
+    kl_weight: float = 1.0,
+    free_nats: float = 0.0,
+    likelihood_weight: float = 1.0,
 ) -> Float[Tensor, "K B U"]:
     r"""Log-weights from named terms: the sum over sites, optionally annealed for training.
 
-    .. math:: \log w = \log p(x \mid \cdot) + \beta \sum_{\text{sites } z} (\log p(z \mid \cdot) - \log q(z \mid \cdot))
+    .. math:: \log w = \gamma \log p(x \mid \cdot)
+        + \beta \sum_{\text{sites } z} (\log p(z \mid \cdot) - \log q(z \mid \cdot))
 
     Args:
         terms: nats by site; site "x" is the likelihood, every other one is log p - log q of a latent.
         kl_weight: beta of the KL warm-up; 1 gives a true bound.
         free_nats: a latent site whose mean KL is below this many nats counts as exactly that many and
             gets no gradient, so that it is not switched off early in training.
+        likelihood_weight: gamma, see :func:`two_term_weights`; 1 gives a true bound.
 
     Source: Bowman et al. (2016), sec. 3.1; Kingma et al. (2016), appendix C.8 (free bits).
     """
-    total = terms["x"]
+    total = likelihood_weight * terms["x"]
     for site, term in terms.items():
         if site != "x":
             idle = free_nats > 0 and -term.mean().item() < free_nats
             total = total + kl_weight * (term.detach() * 0 - free_nats if idle else term)
     return total
+
+
+def two_term_weights(alpha: float, halving: int, step: int) -> tuple[float, float]:
+    r"""Weights (gamma, beta) of the likelihood and of the KL terms in the neural statistician's annealed loss.
+
+    .. math:: \gamma = 1 + \alpha_t, \quad \beta = 1 / (1 + \alpha_t), \quad \alpha_t = \alpha\, 2^{-t / \text{halving}}
+
+    Args:
+        alpha: at step 0; 0 gives the plain bound at every step.
+        halving: steps in which alpha falls to its half; 0 keeps it.
+
+    Source: the two-term loss of public implementations of Edwards & Storkey (2017), where alpha is 1 and halves every
+    epoch, such as github.com/conormdurkan/neural-statistician.
+
+    >>> two_term_weights(1.0, 100, 0), two_term_weights(1.0, 100, 200)
+    ((2.0, 0.5), (1.25, 0.8))
+    """
+    now = alpha * 0.5 ** (step / halving) if halving else alpha
+    return 1 + now, 1 / (1 + now)
 
 
 OBJECTIVES: dict[str, Callable[[Float[Tensor, "K B U"]], Float[Tensor, "B U"]]] = {"elbo": elbo, "iwae": iwae}

@@ -14,17 +14,19 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from fsgen.config import OptimiserConfig, TrainConfig, as_plain
+from fsgen.config import ObjectiveConfig, OptimiserConfig, TrainConfig, as_plain
+from fsgen.data.images import Images
 from fsgen.data.sampler import EpisodeSampler
 from fsgen.data.sources import load_images
+from fsgen.distributions import head_for
 from fsgen.episode import Episode
 from fsgen.errors import FsgenError, InputError
 from fsgen.evaluation import own_random_state, sequential_nats
 from fsgen.inference import terms
 from fsgen.model import FewShotModel, load
 from fsgen.monitor import Monitor
-from fsgen.objectives import OBJECTIVES, combine
-from fsgen.registry import build
+from fsgen.objectives import OBJECTIVES, combine, two_term_weights
+from fsgen.registry import MODELS, build
 from fsgen.run import Run, provenance
 from fsgen.storage import check_state_dict
 
@@ -102,6 +104,7 @@ class Trainer:
                 length=e.length,
                 protocol=e.protocol,
                 augment=e.augment,
+                augment_share=e.augment_share,
                 seed=c.seed,
                 small=e.small,
             ),
@@ -134,7 +137,7 @@ class Trainer:
         monitor = monitor or Monitor(run.path, quiet=True)
         if not (resume and self._restore(monitor)):
             self._start()
-        begun = self.step
+        begun, cpu = self.step, time.process_time()
         with _caught_signals() as caught, monitor.watching(self.config.steps, begun):
             try:
                 reason = self._loop(caught, time.monotonic() + 60 * max_minutes, monitor)
@@ -144,7 +147,8 @@ class Trainer:
                 raise
             if self.step > begun:
                 self._checkpoint()
-                seconds = {"seconds": self.seconds, "threads": torch.get_num_threads()}
+                spent = round(time.process_time() - cpu, 1)  # of this session; "seconds" are those of the whole run
+                seconds = {"seconds": self.seconds, "cpu_seconds": spent, "threads": torch.get_num_threads()}
                 ended = {"from": begun, "step": self.step, "reason": reason, **seconds, "provenance": provenance()}
                 run.append("sessions", ended)
         monitor.finish(as_plain(self.config), None if math.isinf(self.best) else self.best)
@@ -175,11 +179,11 @@ class Trainer:
     def _advance(self, episode: Episode) -> tuple[float, float]:
         """One step; a non-finite loss or gradient leaves every parameter and the optimiser untouched."""
         c = self.config
-        warmup = c.objective.kl_warmup
         with torch.autocast(self.device.type, torch.bfloat16, enabled=c.bf16):
             parts = terms(self.model, episode, c.objective.particles)
-        weight = min(1.0, (self.step + 1) / warmup) if warmup else 1.0
-        log_weights = combine(parts, kl_weight=weight, free_nats=c.objective.free_nats)
+        likelihood, kl = annealing(c.objective, self.step)
+        free = c.objective.free_nats
+        log_weights = combine(parts, likelihood_weight=likelihood, kl_weight=kl, free_nats=free)
         if not bool(log_weights.isfinite().all()):
             bad = (~log_weights.isfinite()).any(0).any(-1).nonzero().flatten().tolist()
             first = self.step * c.episodes.batch
@@ -257,8 +261,7 @@ class Trainer:
         if (folder := self.config.model.init) is not None:
             weights = load(folder).state_dict()
             for model in (self.model, self.selected):
-                check_state_dict(model.state_dict(), weights, folder)
-                model.load_state_dict(weights)
+                model.start_from(weights, folder)
 
     def _restore(self, monitor: Monitor) -> bool:
         """Continues from the newest good checkpoint; false if there is none."""
@@ -284,14 +287,15 @@ class Trainer:
 
 
 def build_model(config: TrainConfig, sampler: EpisodeSampler) -> FewShotModel:
-    """The configured model for the images of ``sampler``.
+    """The configured model for the images of ``sampler``; an option ``likelihood`` left out is that of their levels.
 
     Raises:
-        InputError: options with which it cannot be built or scored; or the data have grey or colour values and the
-            model knows binary pixels only.
+        InputError: options with which it cannot be built or scored; or the data have values the model does not know.
     """
     images, options = sampler.images, dict(config.model.options)
     options.setdefault("event_shape", images.event_shape)
+    if "likelihood" in MODELS.entry(config.model.name).options:
+        options.setdefault("likelihood", head_for(images.levels))
     try:
         model = build(config.model.name, preset=config.model.preset, **options)
         assert isinstance(model, FewShotModel)
@@ -309,11 +313,22 @@ def build_model(config: TrainConfig, sampler: EpisodeSampler) -> FewShotModel:
     if tuple(model.event_shape) != images.event_shape:
         raise InputError(f"model '{config.model.name}' takes images {list(model.event_shape)}, but {images} does not.")
     if model.levels != images.levels:
-        raise InputError(
-            f"model '{config.model.name}' knows pixels of {model.levels} levels, but {images} has {images.levels}; "
-            f"for a folder of pictures add --data.options.mode binary."
-        )
+        raise InputError(_other_levels(config.model.name, model, images))
     return model
+
+
+def _other_levels(name: str, model: FewShotModel, images: Images) -> str:
+    said = f"model '{name}' knows pixels of {model.levels} levels, but {images} has {images.levels}; "
+    if model.likelihood is not None:
+        return f"{said}leave out --model.options.likelihood, or make it {head_for(images.levels)}."
+    able = ", ".join(other for other in MODELS if "likelihood" in MODELS.entry(other).options)
+    return f"{said}for a folder of pictures add --data.options.mode binary, or take a model that knows both: {able}."
+
+
+def annealing(config: ObjectiveConfig, step: int) -> tuple[float, float]:
+    """Weights of the likelihood and of the KL terms at step ``step`` (from 0)."""
+    likelihood, kl = two_term_weights(config.alpha, config.alpha_halving, step)
+    return likelihood, kl * (min(1.0, (step + 1) / config.kl_warmup) if config.kl_warmup else 1.0)
 
 
 def learning_rate(config: OptimiserConfig, step: int, steps: int) -> float:

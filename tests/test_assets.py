@@ -28,6 +28,8 @@ def test_a_trained_model_loads_and_samples(folder):
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
 def test_the_first_sets_score_as_recorded(folder, protocol, data_root):
     records = [r for r in read_results(folder / "results.jsonl") if r["protocol"] == protocol and r["ways"] == 1]
+    if not records:
+        pytest.skip(f"{folder.name} was not scored under the {protocol} protocol")
     first, shots = records[0], [r["shots"] for r in records]
     data = first["data"]
     images = fsgen.load_images(data["name"], data["split"], data_root, **data["options"])

@@ -295,9 +295,9 @@ def test_a_broken_picture_is_found_before_training(broken: str, tmp_path: Path, 
 
 
 def test_grey_pictures_for_a_binary_model_are_refused(tmp_path: Path, fsgen_: Command) -> None:
-    folder = picture_folder(tmp_path / "pictures")
-    words = ["--data.name=folder", f"--data.options.path={folder}", "--episodes.length=4", "--episodes.ways=[1]"]
-    refusal(fsgen_("train", "--out", tmp_path / "run", *words), "256", "--data.options.mode binary")
+    words = [f"--data.options.path={picture_folder(tmp_path / 'held')}", "--data.name=folder", "--episodes.ways=[1]"]
+    answer = fsgen_("train", "--out", tmp_path / "run", *words, "--model.name=beta-bernoulli", "--episodes.length=4")
+    refusal(answer, "256", "--data.options.mode binary", "knows both", "gmn, ", "vae")
 
 
 def test_missing_and_altered_data_files_are_named(

@@ -93,6 +93,8 @@ def test_fields_that_do_not_exist_are_named() -> None:
         ("objective.kl_warmup", -1, "0 or more"),
         ("objective.free_nats", -0.5, "0 or more"),
         ("objective.free_nats", math.nan, "0 or more"),
+        ("objective.alpha", -0.5, "0 or more"),
+        ("objective.alpha_halving", -1, "0 or more"),
         ("optimiser.learning_rate", 0.0, "a positive number"),
         ("optimiser.learning_rate", math.inf, "a positive number"),
         ("optimiser.learning_rate", math.nan, "a positive number"),

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fsgen.episode import Episode
 from fsgen.inference import log_weights, terms
-from fsgen.objectives import OBJECTIVES, combine, elbo, ess, iwae
+from fsgen.objectives import OBJECTIVES, combine, elbo, ess, iwae, two_term_weights
 
 shapes = given(
     particles=st.integers(1, 9),
@@ -142,3 +142,23 @@ def test_a_negative_divergence_estimate_is_not_free_by_default(parts: dict[str, 
     parts["c"] = (parts["c"].detach() + 1.0).requires_grad_()  # log p - log q above 0 on these draws
     assert slopes(parts, combine(parts)) == {"c": 1.0, "x": 1.0, "z": 1.0}
     assert slopes(parts, combine(parts, free_nats=0.01)) == {"c": None, "x": 1.0, "z": 1.0}
+
+
+@pytest.mark.parametrize("weight", [1.0, 2.0])
+def test_the_likelihood_weight_weighs_the_likelihood_alone(parts: dict[str, Tensor], weight: float) -> None:
+    total = combine(parts, likelihood_weight=weight, kl_weight=0.5)
+    torch.testing.assert_close(total, weight * parts["x"] + 0.5 * (parts["z"] + parts["c"]), rtol=0, atol=1e-12)
+    assert slopes(parts, total) == {"c": 0.5, "x": weight, "z": 0.5}
+
+
+@pytest.mark.parametrize("step", [0, 7, 10**6])
+def test_without_alpha_the_annealed_terms_are_the_plain_bound(parts: dict[str, Tensor], step: int) -> None:
+    for halving in (0, 10):
+        likelihood, kl = two_term_weights(0.0, halving, step)
+        assert torch.equal(combine(parts, likelihood_weight=likelihood, kl_weight=kl), combine(parts))
+
+
+def test_annealed_weights_are_reciprocal_and_end_at_the_plain_bound() -> None:
+    weights = [two_term_weights(1.0, 10, step) for step in (0, 10, 20, 10**5)]
+    assert weights == [(2.0, 0.5), (1.5, 1 / 1.5), (1.25, 0.8), (1.0, 1.0)]
+    assert [two_term_weights(3.0, 0, step) for step in (0, 99)] == [(4.0, 0.25)] * 2

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fsgen.registry import MODELS, SOURCES
-from fsgen.report.tables import between, likelihood_table, model_table, read_results
+from fsgen.report.tables import between, comparison_table, likelihood_table, model_table, read_results, sampling_table
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -58,6 +58,38 @@ def test_the_last_record_of_a_cell_counts(tmp_path):
     path = tmp_path / "results.jsonl"
     path.write_text("".join(json.dumps(record(nats=value)) + "\n" for value in (1.0, 2.0)), encoding="utf-8")
     assert [r["nats"] for r in read_results(path)] == [2.0]
+
+
+def test_comparison_tables_hold_every_model_best_first():
+    def row(name, nats, cpu):
+        scores = {"0": {"nats": nats, "se": 1.04}, "5": {"nats": nats - 10, "se": 1.0}}
+        return {
+            "name": name,
+            "exact": name == "good",
+            "particles": 100,
+            "parameters": 1_500_000,
+            "training": {"seconds": 1800, "cpu_seconds": cpu, "threads": 1},
+            "milliseconds_a_sample": 2.04,
+            "nats": scores,
+            "difference": {"5": {"nats": -1.234, "se": 0.5}},
+        }
+
+    found = {"rows": [row("poor", 90.0, None), row("good", 80.0, 1200.0)]}
+    lines = comparison_table(found).splitlines()
+    assert lines[1].count("|") == lines[0].count("|") == 8
+    link = "[{0}](../../assets/models/{0}/README.md)"
+    assert lines[2] == f"| {link.format('good')} | exact | 1.50 M | 30 (20 of CPU) | 2.0 | 80.0 ± 1.0 | 70.0 ± 1.0 |"
+    assert lines[3] == f"| {link.format('poor')} | bound, K = 100 | 1.50 M | 30 | 2.0 | 90.0 ± 1.0 | 80.0 ± 1.0 |"
+    lines = comparison_table(found, "difference").splitlines()
+    assert lines[0] == "| model | 5 shots |"
+    assert lines[2] == f"| {link.format('good')} | -1.23 ± 0.50 |"
+
+
+def test_the_sampling_table_holds_both_times():
+    found = {"seconds_naive": 200.04, "seconds_walk": 1.5, "ratio": {"min": 120.2, "median": 133.4, "max": 140.0}}
+    lines = sampling_table({"candidates": {"pixelcnn": found}}).splitlines()
+    assert lines[2] == "| pixelcnn | 200.0 | 1.50 | 133 | 120 to 140 |"
+    assert lines[1].count("|") == lines[2].count("|")
 
 
 def test_marks_that_are_missing_are_named():

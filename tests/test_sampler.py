@@ -191,6 +191,19 @@ def test_one_transform_turns_all_images_of_a_class() -> None:
     assert used == set(range(8))
 
 
+def test_a_share_of_the_classes_is_transformed() -> None:
+    def transforms_of(share: float) -> np.ndarray:
+        sampler = EpisodeSampler(images(), ways=2, length=40, augment="dihedral", augment_share=share)
+        return np.concatenate([sampler.draw(i).transform[:1] for i in range(4000)])
+
+    assert not transforms_of(0.0).any()
+    half = transforms_of(0.5)
+    assert uniform_p(half[half > 0] - 1, 7) > 1e-6
+    kept = (half == 0).mean()  # a transform drawn is the identity once in eight
+    assert abs(kept - (0.5 + 0.5 / 8)) < 5 * np.sqrt(0.25 / 4000)
+    assert abs((transforms_of(1.0) == 0).mean() - 1 / 8) < 5 * np.sqrt(0.11 / 4000)
+
+
 def test_sequential_episodes_show_each_image_those_before_it() -> None:
     episode = EpisodeSampler(images(), length=5).episode(range(3))
     assert episode.support.shape == (3, 5, 1, 4, 4)
@@ -265,6 +278,7 @@ SHORT = images((20, 3, 20, 0, 20))
         ({"small": "drop"}, ["small='drop'", "skip"]),
         ({"protocol": "strickt"}, ["'strickt'", "strict, published"]),
         ({"augment": "rotate"}, ["'rotate'", "none, dihedral"]),
+        ({"augment": "dihedral", "augment_share": 1.5}, ["augment_share is 1.5", "0 to 1"]),
         ({"ways": 0}, ["ways is 0", "1 or more"]),
         ({"ways": []}, ["ways is 0"]),
         ({"length": 0}, ["length is 0"]),

@@ -50,7 +50,7 @@ def parameters(trainer: Trainer) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("name", sorted(MODELS.catalogue()))
 def test_every_model_learns(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def tiny(model: str, *, preset: None, event_shape: tuple[int, int, int]) -> Any:
+    def tiny(model: str, *, preset: None, event_shape: tuple[int, int, int], likelihood: str = "bernoulli") -> Any:
         made: Any = MODELS.require(model)
         made = made.tiny(event_shape)
         made.recipe = {"name": model, "options": {}}
@@ -277,20 +277,24 @@ def test_what_watches_a_run_does_not_change_it(tmp_path: Path) -> None:
 
 
 def test_kl_terms_grow_to_full_weight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    weights: list[float] = []
+    weights: list[tuple[float, float]] = []
     original: Callable[..., Tensor] = training.combine
 
-    def noted(parts: Any, *, kl_weight: float, free_nats: float) -> Tensor:
-        weights.append(kl_weight)
+    def noted(parts: Any, *, likelihood_weight: float, kl_weight: float, free_nats: float) -> Tensor:
+        weights.append((likelihood_weight, kl_weight))
         assert free_nats == 0.5
-        return original(parts, kl_weight=kl_weight, free_nats=free_nats)
+        return original(parts, likelihood_weight=likelihood_weight, kl_weight=kl_weight, free_nats=free_nats)
 
     monkeypatch.setattr(training, "combine", noted)
     train(tmp_path / "warm", config(steps=6, objective={"kl_warmup": 4, "free_nats": 0.5}))
-    assert weights == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+    assert weights == [(1.0, weight) for weight in (0.25, 0.5, 0.75, 1.0, 1.0, 1.0)]
     weights.clear()
     train(tmp_path / "cold", config(steps=2, objective={"free_nats": 0.5}))
-    assert weights == [1.0, 1.0]
+    assert weights == [(1.0, 1.0), (1.0, 1.0)]
+    weights.clear()
+    settings = {"kl_warmup": 2, "free_nats": 0.5, "alpha": 1.0, "alpha_halving": 2}
+    train(tmp_path / "two-term", config(steps=5, objective=settings))
+    assert weights[::2] == [(2.0, 0.25), (1.5, 1 / 1.5), (1.25, 0.8)]
 
 
 def test_metrics_hold_what_was_measured_and_no_times(tmp_path: Path) -> None:

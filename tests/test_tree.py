@@ -45,10 +45,11 @@ ROOMS: dict[str, set[str]] = {
     "data": {"episode", "registry"} | BASE,
     "run": {"registry", "config"} | BASE,
     "model": {"episode", "inference", "objectives", "registry"} | BASE,
-    "models": {"episode", "nets", "sets", "distributions", "model", "registry"} | BASE,
+    "adaptation": {"episode", "inference", "model", "registry", "errors"},
+    "models": {"adaptation", "episode", "nets", "sets", "distributions", "model", "registry"} | BASE,
     "evaluation": {"episode", "model", "inference", "objectives", "run", "data"} | BASE,
     "classification": {"episode", "model", "inference", "objectives", "run", "data"} | BASE,
-    "training": {"episode", "inference", "objectives", "run", "config", "registry", "data", "model"}
+    "training": {"episode", "distributions", "inference", "objectives", "run", "config", "registry", "data", "model"}
     | {"evaluation", "monitor"}
     | BASE,
     "monitor": {"config", "data", "model", "sheets"} | BASE,
@@ -283,7 +284,7 @@ def test_the_worked_source_has_disjoint_repeatable_splits(tmp_path: Path, monkey
 
 
 def test_the_worked_set_encoder_masks_by_deletion(tmp_path: Path) -> None:
-    encode = example("class MaxPool", tmp_path)["MaxPool"](None, 3)
+    encode = example("class SecondMomentPool", tmp_path)["SecondMomentPool"](None, 3)
     embedded = torch.randn(2, 4, 3, dtype=torch.float64)
     visible = torch.tensor([True, False, True, False]).expand(2, 1, 4)
     kept = encode.pool(embedded[:, [2, 0]], torch.ones(2, 1, 2, dtype=torch.bool))

@@ -102,7 +102,7 @@ def run(args: Namespace) -> int:
             row = {**settings, "list_digest": listed, **score.record(), "provenance": made_by}
             log.append(row)
             rows.append(row)
-    _print(folder, rows)
+    _print(folder, rows, in_bits=model.levels > 2 and model.discrete)
     if args.against:
         _print_differences(rows, Path(args.against))
     print(f"results: {args.out or folder / 'results.jsonl'}")
@@ -162,19 +162,23 @@ def progress(total: int, what: str, quiet: bool) -> Any:
     return bar()
 
 
-def _print(folder: Path, rows: list[dict[str, Any]]) -> None:
+def _print(folder: Path, rows: list[dict[str, Any]], *, in_bits: bool) -> None:
     first = rows[0]
+    unit = "nats per image" if first["bits_per_dim"] is not None else "nats per image of a density over [0, 1]"
     bound = "exact likelihood" if first["exact"] else f"importance-weighted bound, K = {first['particles']}"
     print(
-        f"{folder}: NLL in nats per image, lower is better; {first['data']['name']} {first['data']['split']}, "
+        f"{folder}: NLL in {unit}, lower is better; {first['data']['name']} {first['data']['split']}, "
         f"{first['protocol']}, {first['sets']} sets, {bound}"
     )
     split = first["protocol"] == "published"
+    bits = f" {'bits/dim':>8}" * in_bits
     print(
-        f"{'classes':>7} {'shots':>5} {'nats':>8} {'+- s.e.':>8} {'ESS':>7}" + "   unrepeated        repeated" * split
+        f"{'classes':>7} {'shots':>5} {'nats':>8} {'+- s.e.':>8}{bits} {'ESS':>7}"
+        + "   unrepeated        repeated" * split
     )
     for row in rows:
-        line = f"{row['ways']:7d} {row['shots']:5d} {row['nats']:8.2f} {row['se']:8.2f} {row['ess']:7.1%}"
+        bits = f" {row['bits_per_dim']:8.4f}" if in_bits else ""
+        line = f"{row['ways']:7d} {row['shots']:5d} {row['nats']:8.2f} {row['se']:8.2f}{bits} {row['ess']:7.1%}"
         if split:
             line += "".join(f"   {_cell(row[part])}" for part in ("unrepeated", "repeated"))
         print(line)

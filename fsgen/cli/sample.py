@@ -36,6 +36,14 @@ def parser() -> Parser:
     p.add_argument("--split", type=str, default="test", help="with --data: train, validation or test")
     p.add_argument("--sets", type=int, default=8, help="with --data: classes shown, one a row")
     p.add_argument("--shots", type=int, default=5, help="with --data: images given of each class")
+    p.add_argument(
+        "--each",
+        type=int,
+        nargs="+",
+        default=[],
+        metavar="T",
+        help="a block a class: the support in a row, then a row of samples after its first T images, for each T",
+    )
     p.add_argument("--num", type=int, default=16, metavar="N", help="samples, of each class")
     p.add_argument("--columns", type=int, default=16, help="samples a row of the sheet")
     p.add_argument("--scale", type=int, default=3, help="pixels of the sheet per pixel of an image")
@@ -53,6 +61,8 @@ def run(args: Namespace) -> int:
         raise InputError("--support and --data both name supports; give one of them.")
     if args.shots < 0:
         raise InputError(f"--shots is {args.shots}; give 0 or more.")
+    if args.each and min(args.each) < 0:
+        raise InputError(f"--each is {args.each}; give shot counts of 0 or more.")
     if not 0 <= args.seed < 2**63:
         raise InputError(f"--seed is {args.seed}; give 0 or more, and less than 2**63.")
     require_picture(out := Path(args.out), ".npy")
@@ -67,21 +77,38 @@ def run(args: Namespace) -> int:
     torch.distributions.Distribution.set_default_validate_args(False)
     model = load(args.run)
     supports = _supports(args, model)
-    rows, drawn = [], []
+    shots = args.each or [len(supports[0])]
+    if max(shots) > len(supports[0]):
+        raise InputError(
+            f"--each asks for {max(shots)} images, but {len(supports[0])} are given; add some or ask for less."
+        )
+    drawn, rows = [], []
     for i, support in enumerate(supports):
-        samples = model.condition(support).sample((args.num,), seed=args.seed + i).numpy()
-        drawn.append(samples)
-        for start in range(0, args.num, args.columns):
-            left = support.numpy() if start == 0 else np.zeros_like(support.numpy())
-            rows.append([*left, *samples[start : start + args.columns]])
+        samples = [model.condition(support[:t]).sample((args.num,), seed=args.seed + i).numpy() for t in shots]
+        drawn.append(samples if args.each else samples[0])
+        rows += _block(support.numpy(), samples) if args.each else _line(support.numpy(), samples[0], args.columns)
     if out.suffix == ".npy":
-        with storage.refusals(out, sum(samples.nbytes for samples in drawn)):
+        whole = np.array(drawn)
+        with storage.refusals(out, whole.nbytes):
             out.parent.mkdir(parents=True, exist_ok=True)
-            np.save(out, np.stack(drawn))
+            np.save(out, whole)
     else:
-        write_sheet(out, contact_sheet(rows, scale=args.scale, split=len(supports[0]) or None))
-    print(f"{out}: {args.num} samples after {len(supports[0])} shots, {len(supports)} row{'s' * (len(supports) > 1)}")
+        split = None if args.each else len(supports[0]) or None
+        write_sheet(out, contact_sheet(rows, scale=args.scale, split=split))
+    after = " ".join(map(str, shots))
+    print(f"{out}: {args.num} samples after {after} shots, {len(supports)} row{'s' * (len(supports) > 1)}")
     return 0
+
+
+def _line(support: Any, samples: Any, columns: int) -> list[Any]:
+    """Support to the left, samples to the right, in as many rows as they need."""
+    starts = range(0, len(samples), columns)
+    return [[*(support if start == 0 else support * 0), *samples[start : start + columns]] for start in starts]
+
+
+def _block(support: Any, samples: list[Any]) -> list[Any]:
+    """The support in a row, a row of samples for each shot count, and an empty row."""
+    return [list(support), *map(list, samples), []]
 
 
 def _supports(args: Namespace, model: Any) -> list[Any]:
@@ -95,8 +122,9 @@ def _supports(args: Namespace, model: Any) -> list[Any]:
         check_values(SOURCES, name, options)
         images = load_images(name, args.split, args.data_root, **options)
         require_fit(Path(args.run), model, images)
-        sampler = EpisodeSampler(images, shots=args.shots, seed=args.seed)
-        return [sampler.gather([sampler.draw(i)])[0, : args.shots] for i in range(args.sets)]
+        shots = max(args.each, default=args.shots)
+        sampler = EpisodeSampler(images, shots=shots, seed=args.seed)
+        return [sampler.gather([sampler.draw(i)])[0, :shots] for i in range(args.sets)]
     if args.support:
         from fsgen.data.pictures import read_pictures
 

@@ -52,6 +52,7 @@ class EpisodeSampler:
         shots, queries: images a class in support/query episodes.
         protocol: "strict" or "published".
         augment: "none" or "dihedral" (see :func:`fsgen.data.augment.transforms`), one transform a class.
+        augment_share: share of the classes that get a transform at all; the others stay as they are.
         seed: of this stream of episodes.
         small: "refuse" classes that cannot fill an episode, or "skip" them.
 
@@ -72,6 +73,7 @@ class EpisodeSampler:
         queries: int = 1,
         protocol: str = "strict",
         augment: str = "none",
+        augment_share: float = 1.0,
         seed: int = 0,
         small: str = "refuse",
     ) -> None:
@@ -93,7 +95,10 @@ class EpisodeSampler:
             raise InputError(f"episodes: seed is {seed}; give 0 or more, and less than 2**64.")
         self.images, self.length, self.shots, self.queries = images, length, shots, queries
         self.protocol, self.seed = protocol, seed
+        if not 0 <= augment_share <= 1:
+            raise InputError(f"episodes.augment_share is {augment_share}; give a share from 0 to 1.")
         self.permutations = transforms(augment, *images.event_shape[1:])
+        self.augment_share = augment_share
         self._flat = images.pixels.reshape(*images.pixels.shape[:2], -1)
         self.classes = self._usable_classes(small)
 
@@ -129,6 +134,8 @@ class EpisodeSampler:
         else:
             chosen = rng.choice(self.classes, ways, replace=False)
         turned = rng.integers(len(self.permutations), size=ways)
+        if self.augment_share < 1:
+            turned = np.where(rng.random(ways) < self.augment_share, turned, 0)
         pools = [self.images.members[c] for c in chosen]
         if self.shots is not None:
             index, way = self._by_class(rng, pools, replace)

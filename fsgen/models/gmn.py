@@ -13,7 +13,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from fsgen.distributions import bernoulli, gaussian, plates, standard_normal
+from fsgen.distributions import gaussian, head, plates, standard_normal
 from fsgen.episode import Episode
 from fsgen.model import FewShotModel
 from fsgen.nets import Affine, image_decoder, image_encoder, join, over_images, prelu
@@ -30,7 +30,8 @@ class GMN(FewShotModel):
     Every r is a read-out of the same features of the support by attention (:class:`fsgen.sets.Matching`).
 
     Options:
-        event_shape: one image, (C, H, W), values 0 and 1.
+        event_shape: one image, (C, H, W).
+        likelihood: of a pixel: bernoulli (2 levels), logistic-mixture or gaussian (256; a mass, a density).
         dim_z: size of the latent.
         steps: attention steps of the controller shared by posterior and decoder; 0 is mean pooling.
         prior_steps: attention steps of the prior's controller; 0 is mean pooling.
@@ -61,6 +62,7 @@ class GMN(FewShotModel):
         self,
         *,
         event_shape: tuple[int, int, int] = (1, 28, 28),
+        likelihood: str = "bernoulli",
         dim_z: int = 50,
         steps: int = 1,
         prior_steps: int = 1,
@@ -75,13 +77,15 @@ class GMN(FewShotModel):
     ) -> None:
         super().__init__()
         self.event_shape, self.dim_z = event_shape, dim_z
+        self.likelihood = head(likelihood, event_shape[0])
+        self.levels, self.maps = self.likelihood.levels, (self.likelihood.outputs, *event_shape[1:])
         self.features = image_encoder(event_shape, channels, blocks, dim_features, kernels)
         dim = self.features.dim
         controller = Controller(dim, dim_state, pseudo_input=pseudo_input)
         self.match_image = Matching(controller, dim, steps)
         self.match_latent = Matching(controller, dim_z, steps)
         self.posterior = Affine(dim + self.match_image.dim, 2 * dim_z)
-        self.decode = image_decoder(dim_z + self.match_latent.dim, event_shape, channels, blocks, kernels)
+        self.decode = image_decoder(dim_z + self.match_latent.dim, self.maps, channels, blocks, kernels)
         self.match_prior: Matching | None = None
         if conditional_prior:
             self.match_prior = Matching(Controller(dim, dim_state, pseudo_input=pseudo_input), 0, prior_steps)
@@ -104,8 +108,8 @@ class GMN(FewShotModel):
             z = pyro.sample("z", self._prior(support, episode.seen()))
             r = self.match_latent.pool(support, episode.seen(), z)
             code = join(z, r)
-            logits = self.decode(code.flatten(0, -2)).reshape(*code.shape[:-1], *self.event_shape)
-            pyro.sample("x", bernoulli(logits, self.event_shape), obs=episode.query)
+            parameters = self.decode(code.flatten(0, -2)).reshape(*code.shape[:-1], *self.maps)
+            pyro.sample("x", self.likelihood(parameters), obs=episode.query)
 
     def guide(self, episode: Episode) -> None:
         """q(z | query, support)."""

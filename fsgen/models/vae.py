@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import pyro
 from torch import nn
 
-from fsgen.distributions import bernoulli, gaussian, plates, standard_normal
+from fsgen.distributions import gaussian, head, plates, standard_normal
 from fsgen.episode import Episode
 from fsgen.model import FewShotModel
 from fsgen.nets import image_decoder, image_encoder, over_images
@@ -26,7 +26,8 @@ class VAE(FewShotModel):
     .. math:: p(x) = \int p(x \mid z)\, N(z; 0, I)\, dz
 
     Options:
-        event_shape: one image, (C, H, W), values 0 and 1.
+        event_shape: one image, (C, H, W).
+        likelihood: of a pixel: bernoulli (2 levels), logistic-mixture or gaussian (256; a mass, a density).
         dim_z: size of the latent.
         channels: of each stage of the encoder, from the first; the decoder mirrors them.
         blocks: residual blocks a stage. dim_features: size of the encoder's output.
@@ -37,6 +38,7 @@ class VAE(FewShotModel):
         self,
         *,
         event_shape: tuple[int, int, int] = (1, 28, 28),
+        likelihood: str = "bernoulli",
         dim_z: int = 50,
         channels: Sequence[int] = (32, 64),
         blocks: int = 1,
@@ -45,9 +47,11 @@ class VAE(FewShotModel):
     ) -> None:
         super().__init__()
         self.event_shape, self.dim_z = event_shape, dim_z
+        self.likelihood = head(likelihood, event_shape[0])
+        self.levels, self.maps = self.likelihood.levels, (self.likelihood.outputs, *event_shape[1:])
         self.features = image_encoder(event_shape, channels, blocks, dim_features, kernels)
         self.posterior = nn.Linear(self.features.dim, 2 * dim_z)
-        self.decode = image_decoder(dim_z, event_shape, channels, blocks, kernels)
+        self.decode = image_decoder(dim_z, self.maps, channels, blocks, kernels)
 
     @classmethod
     def tiny(cls, event_shape: tuple[int, int, int]) -> VAE:
@@ -57,8 +61,8 @@ class VAE(FewShotModel):
         """p(z) p(x | z)."""
         with plates(episode):
             z = pyro.sample("z", standard_normal(self.posterior.bias, self.dim_z))
-            logits = self.decode(z.reshape(-1, self.dim_z)).reshape(*z.shape[:-1], *self.event_shape)
-            pyro.sample("x", bernoulli(logits, self.event_shape), obs=episode.query)
+            parameters = self.decode(z.reshape(-1, self.dim_z)).reshape(*z.shape[:-1], *self.maps)
+            pyro.sample("x", self.likelihood(parameters), obs=episode.query)
 
     def guide(self, episode: Episode) -> None:
         """q(z | x)."""

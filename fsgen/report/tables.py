@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,12 @@ def read_results(path: str | Path) -> list[dict[str, Any]]:
     return list(cells.values())
 
 
-def likelihood_table(records: Iterable[Mapping[str, Any]]) -> str:
+def bits_table(records: Iterable[Mapping[str, Any]]) -> str:
+    """As :func:`likelihood_table`, in bits per dimension; records of a density, which have none, are left out."""
+    return likelihood_table([_in_bits(record) for record in records if record["bits_per_dim"] is not None], digits=3)
+
+
+def likelihood_table(records: Iterable[Mapping[str, Any]], digits: int = 1) -> str:
     """NLL in nats per image with its standard error: one row a run, protocol and number of classes.
 
     Under the published protocol a second row holds the targets that repeat no image of their support.
@@ -34,9 +40,9 @@ def likelihood_table(records: Iterable[Mapping[str, Any]]) -> str:
     lines = [_row(["model", "protocol", "classes", *(f"{t} shots" for t in shots)]), _rule(3, len(shots))]
     strict_first = sorted(rows.items(), key=lambda item: (item[0][0], item[0][1] != "strict", item[0][2]))
     for (run, protocol, ways), cells in strict_first:
-        lines.append(_row([run, protocol, str(ways), *(_cell(cells.get(t)) for t in shots)]))
+        lines.append(_row([run, protocol, str(ways), *(_cell(cells.get(t), digits) for t in shots)]))
         if protocol == "published":
-            unseen = [_cell(cells[t]["unrepeated"]) if t in cells else "" for t in shots]
+            unseen = [_cell(cells[t]["unrepeated"], digits) if t in cells else "" for t in shots]
             lines.append(_row([run, "published, targets not repeated", str(ways), *unseen]))
     return "\n".join(lines)
 
@@ -63,6 +69,31 @@ def training_table(rows: Iterable[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def comparison_table(found: Mapping[str, Any], column: str = "nats") -> str:
+    """Models side by side on one list of sets, best at most shots first.
+
+    Args:
+        found: as written by ``experiments/omniglot-comparison/measure.py``.
+        column: "nats", with size and times; or "difference", paired to the reference model on the same sets.
+    """
+    shots = sorted({int(t) for row in found["rows"] for t in row[column]})
+    whole = column == "nats"
+    about = ["likelihood", "parameters", "training, minutes", "ms a sample"] if whole else []
+    lines = [_row(["model", *about, *(f"{t} shots" for t in shots)]), _rule(2 if whole else 1, len(about[1:] + shots))]
+    for row in sorted(found["rows"], key=lambda row: row["nats"][max(row["nats"], key=int)]["nats"]):
+        cells = [f"[{row['name']}](../../assets/models/{row['name']}/README.md)"]
+        if whole:
+            kind = "exact" if row["exact"] else f"bound, K = {row['particles']}"
+            spent = row["training"]
+            minutes = f"{spent['seconds'] / 60:.0f}"
+            if spent["cpu_seconds"] is not None:
+                minutes += f" ({spent['cpu_seconds'] / 60:.0f} of CPU)"
+            cells += [kind, f"{row['parameters'] / 1e6:.2f} M", minutes, f"{row['milliseconds_a_sample']:.1f}"]
+        digits = 1 if whole else 2
+        lines.append(_row([*cells, *(_cell(row[column].get(str(t)), digits) for t in shots)]))
+    return "\n".join(lines)
+
+
 def speed_table(result: Mapping[str, Any]) -> str:
     """Steps a second of each candidate and its ratio to the reference of the same run."""
     lines = [_row(["candidate", "steps a second", "ratio, median", "min to max"]), _rule(1, 3)]
@@ -70,6 +101,16 @@ def speed_table(result: Mapping[str, Any]) -> str:
         ratio = found["ratio"]
         span = f"{ratio['min']:.2f} to {ratio['max']:.2f}"
         lines.append(_row([name, f"{found['steps_per_second']:.2f}", f"{ratio['median']:.2f}", span]))
+    return "\n".join(lines)
+
+
+def sampling_table(result: Mapping[str, Any]) -> str:
+    """Seconds to draw a batch of images by the cached walk and by the naive loop of the same run."""
+    lines = [_row(["model", "naive loop, s", "cached walk, s", "ratio, median", "min to max"]), _rule(1, 4)]
+    for name, found in result["candidates"].items():
+        ratio = found["ratio"]
+        seconds = [f"{found['seconds_naive']:.1f}", f"{found['seconds_walk']:.2f}"]
+        lines.append(_row([name, *seconds, f"{ratio['median']:.0f}", f"{ratio['min']:.0f} to {ratio['max']:.0f}"]))
     return "\n".join(lines)
 
 
@@ -100,7 +141,17 @@ def _rule(left: int, right: int) -> str:
     return "|" + "---|" * left + "---:|" * right
 
 
-def _cell(part: Mapping[str, Any] | None) -> str:
+def _cell(part: Mapping[str, Any] | None, digits: int = 1) -> str:
     if part is None or part["nats"] is None:
         return ""
-    return f"{part['nats']:.1f}" + ("" if part["se"] is None else f" ± {part['se']:.1f}")
+    return f"{part['nats']:.{digits}f}" + ("" if part["se"] is None else f" ± {part['se']:.{digits}f}")
+
+
+def _in_bits(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record with every number of nats, and its error, in bits per dimension."""
+    dims = math.log(2) * math.prod(record["model"]["options"]["event_shape"])
+
+    def scaled(part: Mapping[str, Any]) -> dict[str, Any]:
+        return {**part, **{k: None if part[k] is None else part[k] / dims for k in ("nats", "se")}}
+
+    return {**scaled(record), "unrepeated": scaled(record["unrepeated"]), "repeated": scaled(record["repeated"])}

@@ -1,0 +1,162 @@
+"""Few-shot PixelCNN: a gated PixelCNN that reads a code of the support and attends to its patches.
+
+References:
+    Reed et al. (2018), "Few-shot autoregressive density estimation: towards learning to learn distributions",
+    arXiv:1710.10304.
+    van den Oord et al. (2016), "Conditional image generation with PixelCNN decoders", arXiv:1606.05328.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyro
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fsgen.distributions import Autoregressive, GatedProgram, head, plates
+from fsgen.episode import Episode
+from fsgen.errors import InputError
+from fsgen.model import FewShotModel
+from fsgen.nets import GatedPixelCNN, GridDecoder, GridEncoder, over_images
+from fsgen.registry import register
+from fsgen.sets import MeanPool, PatchMemory
+
+
+@register("few-shot-pixelcnn")
+class FewShotPixelCNN(FewShotModel):
+    r"""Gated PixelCNN conditioned on a set code and attending to patches of the support; exact likelihood.
+
+    .. math:: p(x \mid X) = \prod_i p(x_i \mid x_{<i}, r(X), a_i(X, x_{<i}))
+
+    The code r is the mean of the support's feature maps, decoded to a map that every layer reads. The attention a_i
+    is asked by each pixel from what it knows of the pixels before it, and reads patches by what they hold and where.
+
+    Options:
+        event_shape: one image, (C, H, W).
+        code: read the set code. attention: attend to patches; without both the support is ignored.
+        channels, layers: width and depth of the two stacks.
+        kernel: side of the receptive field that a layer adds. first_kernel: the same of the first layer.
+        stages: channels of each stage of the support's encoder; n stages make patches of 2**n pixels a side.
+        blocks: residual blocks a stage. dim_patch: features of a patch.
+        dim_condition: channels of the map that the code is decoded to.
+        dim_attention: size of what a pixel reads. heads: of the attention.
+        likelihood: of a pixel: bernoulli, gaussian or logistic-mixture.
+    """
+
+    def __init__(
+        self,
+        *,
+        event_shape: tuple[int, int, int] = (1, 28, 28),
+        code: bool = True,
+        attention: bool = True,
+        channels: int = 32,
+        layers: int = 8,
+        kernel: int = 3,
+        first_kernel: int = 7,
+        stages: Sequence[int] = (32, 64),
+        blocks: int = 1,
+        dim_patch: int = 32,
+        dim_condition: int = 32,
+        dim_attention: int = 32,
+        heads: int = 2,
+        likelihood: str = "bernoulli",
+    ) -> None:
+        super().__init__()
+        if not (code or attention):
+            raise InputError("few-shot-pixelcnn: code and attention are both false; give one, or train pixelcnn.")
+        self.event_shape = event_shape
+        self.likelihood = head(likelihood, event_shape[0])
+        self.levels = self.likelihood.levels
+        self.features = GridEncoder(event_shape, stages, dim_patch, blocks)
+        grid = self.features.grid
+        self.memory = (
+            PatchMemory(None, grid, dim_patch, dim_attention, heads=heads, dim=dim_attention) if attention else None
+        )
+        self.encode = MeanPool(None, self.features.dim) if code else None
+        self.decode = GridDecoder(event_shape, stages, dim_patch + 1, dim_condition, blocks) if code else None
+        self.net = GatedPixelCNN(
+            event_shape[0],
+            self.likelihood.outputs,
+            channels,
+            layers,
+            kernel=kernel,
+            first_kernel=first_kernel,
+            condition=dim_condition if code else 0,
+            asks=(dim_attention, dim_attention) if attention else None,
+            size=event_shape[1:],
+        )
+
+    @classmethod
+    def tiny(cls, event_shape: tuple[int, int, int]) -> FewShotPixelCNN:
+        return cls(
+            event_shape=event_shape,
+            channels=4,
+            layers=2,
+            first_kernel=3,
+            stages=(4,),
+            dim_patch=4,
+            dim_condition=3,
+            dim_attention=4,
+        )
+
+    def model(self, episode: Episode) -> None:
+        """p(x | support), pixel by pixel."""
+        program = self._program(episode)
+        shape, like = (episode.batch, episode.queries), self.net.last.weight
+        with plates(episode):
+            x = Autoregressive(program, self.likelihood, shape, self.event_shape, like)
+            pyro.sample("x", x, obs=episode.query)
+
+    def guide(self, episode: Episode) -> None:
+        """Nothing is latent."""
+
+    def attention_maps(
+        self, episode: Episode
+    ) -> tuple[Float[Tensor, "B Q H W heads S h w"], Float[Tensor, "B Q H W heads"]]:
+        """What each pixel of each query read: the weight of every patch, and that of the null patch.
+
+        Raises:
+            InputError: the model was built without attention.
+        """
+        if self.memory is None:
+            raise InputError("few-shot-pixelcnn was built with attention=False: it has no attention maps.")
+        kept: list[Tensor] = []
+        program = self._program(episode, kept)
+        program.parameters(episode.query)
+        height, width = self.event_shape[1:]
+        weights = kept[0].movedim(0, 2).unflatten(2, (height, width))
+        patches = weights[..., :-1].unflatten(-1, (episode.shots, *self.features.grid))
+        return patches, weights[..., -1]
+
+    def _program(self, episode: Episode, kept: list[Tensor] | None = None) -> GatedProgram:
+        """The network with what it reads of the support; ``kept`` collects the attention."""
+        embedded = episode.shared("patches", lambda: over_images(self.features, episode.support))
+        condition = self._condition(embedded, episode.seen())
+        if self.memory is None:
+            return GatedProgram(self.net, condition)
+        memory, visible = self.memory, episode.seen()
+        keys, values = memory.keys_values(embedded)
+
+        def read(queries: Tensor) -> Tensor:
+            found, weights = memory.attend(queries, keys, values, visible, weights=kept is not None)
+            if kept is not None and weights is not None:
+                kept.append(weights)
+            return found
+
+        return GatedProgram(self.net, condition, read)
+
+    def _condition(self, embedded: Tensor, visible: Tensor) -> Tensor | None:
+        """The set code decoded to a map [B, Q, c, H, W]; the number of elements is one more feature of each patch."""
+        if self.encode is None or self.decode is None:
+            return None
+        code = self.encode.pool(embedded, visible)
+        places = self.features.dim // self.features.dim_patch
+        spread = torch.cat([code[..., :-1], code[..., -1:].expand(*code.shape[:-1], places)], -1)
+        return over_codes(self.decode, spread)
+
+
+def over_codes(net: torch.nn.Module, codes: Tensor) -> Tensor:
+    """``net`` [N, D] -> [N, ...] applied to codes with any leading axes."""
+    return net(codes.flatten(0, -2)).unflatten(0, codes.shape[:-1])

@@ -1,0 +1,76 @@
+"""The contract holds for the settings of a model that its tiny instance does not take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import test_contract as contract
+import torch
+
+from fsgen.episode import Episode
+from fsgen.inference import log_weights
+from fsgen.models.conditional_vae import ConditionalVAE
+from fsgen.models.few_shot_pixelcnn import FewShotPixelCNN
+from fsgen.models.gmn import GMN
+from fsgen.sets import SET_ENCODERS
+
+EVENT = contract.EVENT
+
+
+def conditional(name: str) -> Callable[[], Any]:
+    return lambda: ConditionalVAE(
+        event_shape=EVENT, set_encoder=name, dim_z=2, dim_hidden=6, channels=(4,), dim_features=6
+    )
+
+
+def few_shot(**settings: bool) -> Callable[[], Any]:
+    small: dict[str, Any] = {"channels": 4, "layers": 2, "first_kernel": 3, "stages": (4,), "dim_patch": 4}
+    small |= {"dim_condition": 3, "dim_attention": 4}
+    return lambda: FewShotPixelCNN(event_shape=EVENT, **small, **settings)
+
+
+def matching(**settings: Any) -> Callable[[], Any]:
+    small: dict[str, Any] = {"dim_z": 2, "dim_state": 6, "dim_prior": 4, "channels": (4,), "dim_features": 6}
+    return lambda: GMN(event_shape=EVENT, **small, **settings)
+
+
+BUILDS: dict[str, Callable[[], Any]] = {
+    **{f"conditional-vae, {name}": conditional(name) for name in SET_ENCODERS},
+    "few-shot-pixelcnn, code": few_shot(attention=False),
+    "few-shot-pixelcnn, attention": few_shot(code=False),
+    "gmn, mean pooling": matching(steps=0, prior_steps=0),
+    "gmn, no pseudo-input": matching(pseudo_input=False),
+    "gmn, standard prior": matching(conditional_prior=False),
+}
+CHECKS: dict[str, Callable[[Any], None]] = {
+    "gradient": contract.test_gradient_reaches_every_parameter,
+    "episodes": contract.test_an_episode_is_scored_alone,
+    "queries": contract.test_a_query_is_scored_alone_where_no_latent_couples_them,
+    "generative": contract.test_the_generative_program_never_reads_the_query,
+    "order": contract.test_the_order_of_the_support_is_irrelevant,
+    "masks": contract.test_masking_is_deletion,
+    "causal": contract.test_one_causal_pass_is_an_episode_for_every_shot_count,
+    "sum": lambda model: contract.test_probabilities_of_all_sixteen_images_sum_to_one(model, 3),
+    "no shots": lambda model: contract.test_probabilities_of_all_sixteen_images_sum_to_one(model, 0),
+}
+
+
+@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("build", BUILDS)
+def test_every_setting_keeps_the_contract(build: str, check: str) -> None:
+    CHECKS[check](contract.louder(BUILDS[build]()))
+
+
+@pytest.mark.parametrize("build", [name for name in BUILDS if name.startswith(("conditional", "few"))])
+def test_every_setting_follows_the_support(build: str) -> None:
+    """At one of four draws of the weights, as a tiny network may be dead at some."""
+    e = contract.episode(shots=3)
+    followed = []
+    for _ in range(4):
+        model = contract.louder(BUILDS[build]())
+        with contract.same_noise():
+            here, there = (log_weights(model, Episode(s, e.query), 2) for s in (e.support, 1 - e.support))
+        followed.append(not torch.allclose(here, there))
+    assert any(followed)
