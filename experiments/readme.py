@@ -13,17 +13,26 @@ from pathlib import Path
 from fsgen.registry import MODELS
 from fsgen.report.tables import (
     between,
+    bits_table,
+    comparison_table,
     likelihood_table,
     model_table,
     published_rows,
     read_results,
+    sampling_table,
     speed_table,
     training_table,
 )
 
 ROOT = Path(__file__).resolve().parents[1]
 PUBLISHED = ROOT / "assets" / "published.json"
-PRINTED = ("GMN, C_train=2", "GMN, C_train=1, no attention", "GMN, C_train=2, no attention", "VAE")
+# Printed rows beside a model's own; another model has none.
+PRINTED = {
+    "gmn": ("GMN, C_train=2", "GMN, C_train=1, no attention", "GMN, C_train=2, no attention", "VAE"),
+    "neural-statistician": ("Neural statistician, C_train=1",),
+    "one-shot-vae": ("One-shot VAE",),
+    "conditional-vae": ("GMN, C_train=1, no attention",),
+}
 
 
 def results(folder: Path) -> str:
@@ -36,13 +45,18 @@ def results(folder: Path) -> str:
         f"{r['sets']} sets of {r['ways']} class{'es' * (r['ways'] > 1)}"
         for r in {r["ways"]: r for r in records}.values()
     )
+    shares = f"{min(r['ess'] for r in records):.1%} to {max(r['ess'] for r in records):.1%}"
+    bound = f"importance-weighted bound with K = {first['particles']}, effective sample share {shares}"
+    kind = "exact likelihood" if first["exact"] else bound
+    rows = published_rows(printed, shots, PRINTED.get(first["model"]["name"], ()))
     note = (
         f"NLL in nats per image ± standard error over {sets}, lower is better; {first['data']['name']}, "
-        f"{first['data']['split']} classes; importance-weighted bound with K = {first['particles']}, effective sample "
-        f"share {min(r['ess'] for r in records):.1%} to {max(r['ess'] for r in records):.1%}. "
-        f"The rows in italics are printed figures."
+        f"{first['data']['split']} classes; {kind}." + " The rows in italics are printed figures." * bool(rows)
     )
-    return f"{note}\n\n{likelihood_table(records)}\n{published_rows(printed, shots, PRINTED)}"
+    table = likelihood_table(records)
+    if first["model"]["options"].get("likelihood", "bernoulli") != "bernoulli":
+        table += f"\n\nIn bits per dimension:\n\n{bits_table(records)}"
+    return f"{note}\n\n{table}" + f"\n{rows}" * bool(rows)
 
 
 def pages() -> dict[Path, str]:
@@ -61,7 +75,15 @@ def pages() -> dict[Path, str]:
     made[page] = between(page.read_text(encoding="utf-8"), "comparison", short)
     page = ROOT / "benchmarks" / "README.md"
     speed = speed_table(json.loads((ROOT / "benchmarks/results/gmn_step.json").read_text(encoding="utf-8")))
-    made[page] = between(page.read_text(encoding="utf-8"), "gmn_step", speed)
+    body = between(page.read_text(encoding="utf-8"), "gmn_step", speed)
+    walks = json.loads((ROOT / "benchmarks/results/pixelcnn_sampling.json").read_text(encoding="utf-8"))
+    made[page] = between(body, "pixelcnn_sampling", sampling_table(walks))
+    family = ROOT / "experiments" / "omniglot-comparison"
+    compared = json.loads((family / "comparison.json").read_text(encoding="utf-8"))
+    page, side_by_side = family / "README.md", comparison_table(compared)
+    body = between(page.read_text(encoding="utf-8"), "comparison", side_by_side)
+    made[page] = between(body, "difference", comparison_table(compared, "difference"))
+    text = between(text, "comparison", side_by_side.replace("](../../", "]("))
     return {readme: text, **made}
 
 

@@ -156,7 +156,7 @@ def test_what_cannot_be_adapted_is_refused() -> None:
 
 def test_training_may_start_from_the_weights_of_the_base() -> None:
     meta: Any = MODELS.require("meta-pixelcnn").tiny(EVENT)  # type: ignore[attr-defined]
-    base = build("pixelcnn", event_shape=EVENT, channels=4, layers=2, first_kernel=3)
+    base = build("pixelcnn", event_shape=EVENT, context=2, channels=4, layers=2, first_kernel=3)
     inner = {name: value.clone() for name, value in meta.inner.state_dict().items()}
     meta.start_from(base.state_dict(), "a run")
     assert all(torch.equal(value, meta.base.state_dict()[name]) for name, value in base.state_dict().items())
@@ -165,6 +165,11 @@ def test_training_may_start_from_the_weights_of_the_base() -> None:
     other: Any = MODELS.require("meta-pixelcnn").tiny(EVENT)  # type: ignore[attr-defined]
     other.start_from(meta.state_dict(), "a run")
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in meta.state_dict().items())
+    plain = build("pixelcnn", event_shape=EVENT, channels=4, layers=2, first_kernel=3)
+    plain.load_state_dict({name: 0.5 * torch.randn_like(value) for name, value in plain.state_dict().items()})
+    other.start_from(plain.state_dict(), "a run")  # the context begins at zero and changes nothing
+    e = Episode(images(2, 0).float(), images(2, 3).round().float())
+    torch.testing.assert_close(log_weights(other, e), log_weights(plain, e), rtol=1e-5, atol=1e-5)
     wider = build("pixelcnn", event_shape=EVENT, channels=6, layers=2, first_kernel=3)
     with pytest.raises(CheckpointError, match="a run"):
         meta.start_from(wider.state_dict(), "a run")

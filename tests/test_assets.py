@@ -32,6 +32,8 @@ def test_the_first_sets_score_as_recorded(folder, protocol, data_root):
         pytest.skip(f"{folder.name} was not scored under the {protocol} protocol")
     first, shots = records[0], [r["shots"] for r in records]
     data = first["data"]
+    if data["name"] == "folder":
+        pytest.skip(f"{folder.name} was scored on pictures that a script makes")
     images = fsgen.load_images(data["name"], data["split"], data_root, **data["options"])
     assert images.digest == data["digest"]
     sampler = EpisodeSampler(images, ways=1, length=first["length"], protocol=protocol, seed=first["seed"])

@@ -29,7 +29,7 @@ class MetaPixelCNN(Adapted):
 
     Options:
         event_shape: one image, (C, H, W).
-        channels, layers, kernel, first_kernel, likelihood: of the pixelcnn that is adapted.
+        context, channels, layers, kernel, first_kernel, likelihood: of the pixelcnn that is adapted.
         steps: inner gradient steps.
         rate: their size at first; each parameter tensor learns its own.
         inner: loss of a support image: its likelihood; learned, from the pixel parameters; or the sum of both.
@@ -42,6 +42,7 @@ class MetaPixelCNN(Adapted):
         self,
         *,
         event_shape: tuple[int, int, int] = (1, 28, 28),
+        context: int = 16,
         channels: int = 32,
         layers: int = 8,
         kernel: int = 3,
@@ -57,6 +58,7 @@ class MetaPixelCNN(Adapted):
         base = build(
             "pixelcnn",
             event_shape=event_shape,
+            context=context,
             channels=channels,
             layers=layers,
             kernel=kernel,
@@ -78,10 +80,10 @@ class MetaPixelCNN(Adapted):
 
     @classmethod
     def tiny(cls, event_shape: tuple[int, int, int]) -> MetaPixelCNN:
-        return cls(event_shape=event_shape, channels=4, layers=2, first_kernel=3, width=4)
+        return cls(event_shape=event_shape, context=2, channels=4, layers=2, first_kernel=3, width=4)
 
 
 def pixel_parameters(base: Any, images: Tensor) -> Tensor:
     """Parameters [N, P, H, W] of every pixel of images [N, C, H, W] from those before it."""
-    found: Tensor = base.net(images)
+    found: Tensor = base.program.parameters(images)
     return found

@@ -5,7 +5,11 @@ References: van den Oord et al. (2016), "Conditional image generation with Pixel
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pyro
+import torch
+from torch import Tensor, nn
 
 from fsgen.distributions import Autoregressive, GatedProgram, head, plates
 from fsgen.episode import Episode
@@ -22,6 +26,8 @@ class PixelCNN(FewShotModel):
 
     Options:
         event_shape: one image, (C, H, W).
+        context: channels of a learned map that every layer reads; it says what is where, and a gradient step on it can
+            write what a support shows (see meta-pixelcnn). 0 for none.
         channels, layers: width and depth of the two stacks.
         kernel: side of the receptive field that a layer adds. first_kernel: the same of the first layer.
         likelihood: of a pixel: bernoulli, gaussian or logistic-mixture.
@@ -31,6 +37,7 @@ class PixelCNN(FewShotModel):
         self,
         *,
         event_shape: tuple[int, int, int] = (1, 28, 28),
+        context: int = 0,
         channels: int = 32,
         layers: int = 8,
         kernel: int = 3,
@@ -41,19 +48,43 @@ class PixelCNN(FewShotModel):
         self.event_shape = event_shape
         self.likelihood = head(likelihood, event_shape[0])
         self.levels = self.likelihood.levels
+        self.context = nn.Parameter(torch.zeros(context, *event_shape[1:])) if context else None
         self.net = GatedPixelCNN(
-            event_shape[0], self.likelihood.outputs, channels, layers, kernel=kernel, first_kernel=first_kernel
+            event_shape[0],
+            self.likelihood.outputs,
+            channels,
+            layers,
+            kernel=kernel,
+            first_kernel=first_kernel,
+            condition=context,
         )
 
     @classmethod
     def tiny(cls, event_shape: tuple[int, int, int]) -> PixelCNN:
-        return cls(event_shape=event_shape, channels=6, layers=2, first_kernel=3)
+        return cls(event_shape=event_shape, context=2, channels=6, layers=2, first_kernel=3)
+
+    @property
+    def program(self) -> GatedProgram:
+        """Parameters of every pixel from those before it."""
+        return GatedProgram(self.net, self.context)
+
+    def start_from(self, weights: Mapping[str, Tensor], source: str) -> None:
+        """As :meth:`FewShotModel.start_from`; weights without a context leave it at zero, where it changes nothing."""
+        weights = dict(weights)
+        if self.context is not None and "context" not in weights:
+            weights["context"] = torch.zeros_like(self.context)
+            for number, layer in enumerate(self.net.stack):
+                name = f"net.layers.{number}.link.weight"
+                if name in weights:
+                    fresh = layer.link.weight.detach()[:, weights[name].shape[1] :]
+                    weights[name] = torch.cat([weights[name], fresh.to(weights[name])], 1)
+        super().start_from(weights, source)
 
     def model(self, episode: Episode) -> None:
         """p(x), pixel by pixel."""
         shape, like = (episode.batch, episode.queries), self.net.last.weight
         with plates(episode):
-            x = Autoregressive(GatedProgram(self.net), self.likelihood, shape, self.event_shape, like)
+            x = Autoregressive(self.program, self.likelihood, shape, self.event_shape, like)
             pyro.sample("x", x, obs=episode.query)
 
     def guide(self, episode: Episode) -> None:

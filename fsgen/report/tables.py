@@ -70,17 +70,17 @@ def training_table(rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def comparison_table(found: Mapping[str, Any], column: str = "nats") -> str:
-    """Models side by side on one list of sets, best at most shots first.
+    """Models side by side on one list of sets at the shot counts that all were scored at, best at most shots first.
 
     Args:
         found: as written by ``experiments/omniglot-comparison/measure.py``.
         column: "nats", with size and times; or "difference", paired to the reference model on the same sets.
     """
-    shots = sorted({int(t) for row in found["rows"] for t in row[column]})
+    shots = sorted(set.intersection(*({int(t) for t in row[column]} for row in found["rows"])))
     whole = column == "nats"
     about = ["likelihood", "parameters", "training, minutes", "ms a sample"] if whole else []
     lines = [_row(["model", *about, *(f"{t} shots" for t in shots)]), _rule(2 if whole else 1, len(about[1:] + shots))]
-    for row in sorted(found["rows"], key=lambda row: row["nats"][max(row["nats"], key=int)]["nats"]):
+    for row in sorted(found["rows"], key=lambda row: row["nats"][str(max(shots))]["nats"]):
         cells = [f"[{row['name']}](../../assets/models/{row['name']}/README.md)"]
         if whole:
             kind = "exact" if row["exact"] else f"bound, K = {row['particles']}"

@@ -1,0 +1,112 @@
+"""Seconds to draw a batch of images from the few-shot PixelCNN, by the cached walk and by the naive loop.
+
+The default model (28x28, 5 support images), batch 64. The naive loop makes a full pass over the images for every
+pixel and keeps the parameters of that one pixel; the walk computes each layer once a row or a pixel. Both draw from
+the same distribution object; in float64 and with one seed their pixels are compared and have to be identical. The
+naive loop costs the same at every pixel, so a part of its passes is timed and scaled; ``--naive-pixels 784`` times all.
+
+    python benchmarks/bench_pixelcnn_sampling.py --out benchmarks/results/pixelcnn_sampling.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+
+import fsgen
+from fsgen.distributions import Autoregressive
+from fsgen.episode import Episode
+from fsgen.run import provenance
+
+SHOTS, SIDE = 5, 28
+
+
+def distribution(batch: int, dtype: torch.dtype, model_name: str, options: dict[str, Any]) -> Autoregressive:
+    """p(x | support) of a model with random weights, for ``batch`` images."""
+    torch.manual_seed(0)
+    model = fsgen.build(model_name, event_shape=(1, SIDE, SIDE), **options).to(dtype)
+    support = (torch.rand(1, SHOTS, 1, SIDE, SIDE) < 0.1).to(dtype)
+    episode = Episode(support, support.new_zeros(1, batch, 1, SIDE, SIDE))
+    with torch.no_grad():
+        return poutine.trace(model.model).get_trace(episode).nodes["x"]["fn"]
+
+
+def walk(x: Autoregressive) -> float:
+    """Seconds to draw the batch by the cached walk."""
+    started = time.perf_counter()
+    x.sample()
+    return time.perf_counter() - started
+
+
+@torch.no_grad()
+def naive(x: Autoregressive, pixels: int) -> float:
+    """Seconds to draw the batch by a full pass a pixel, from the first ``pixels`` of them."""
+    images = torch.zeros(*x.batch_shape, *x.event_shape, dtype=x.like.dtype)
+    started = time.perf_counter()
+    for number in range(pixels):
+        row, column = divmod(number, SIDE)
+        here = x.program.parameters(images)[..., row : row + 1, column : column + 1]
+        images[..., row : row + 1, column : column + 1] = x.head(here).sample()
+    return (time.perf_counter() - started) * SIDE * SIDE / pixels
+
+
+def identical(model_name: str, options: dict[str, Any], batch: int) -> bool:
+    """Whether both ways draw the same pixels from the same seed in float64."""
+    x = distribution(batch, torch.float64, model_name, options)
+    drawn = []
+    for cached in (True, False):
+        torch.manual_seed(1)
+        twin = Autoregressive(x.program, x.head, x.batch_shape, x.event_shape, x.like, cached=cached)
+        drawn.append(twin.sample())
+    return torch.equal(*drawn)
+
+
+def main() -> None:
+    """Prints and writes seconds a batch and their ratio to the naive loop."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--naive-pixels", type=int, default=40, metavar="N", help="passes timed; 784 are a whole batch")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=None, help="JSON file")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    pyro.enable_validation(False)
+    torch.distributions.Distribution.set_default_validate_args(False)
+    candidates: dict[str, Any] = {}
+    for name in ("few-shot-pixelcnn", "pixelcnn"):
+        same = identical(name, {}, 2)
+        x = distribution(args.batch, torch.float32, name, {})
+        walk(x)
+        pairs = [(naive(x, args.naive_pixels), walk(x)) for _ in range(args.repetitions)]
+        ratios = sorted(slow / fast for slow, fast in pairs)
+        candidates[name] = {
+            "identical_pixels_in_float64": same,
+            "seconds_naive": statistics.median(slow for slow, _ in pairs),
+            "seconds_walk": statistics.median(fast for _, fast in pairs),
+            "ratio": {"min": ratios[0], "median": statistics.median(ratios), "max": ratios[-1]},
+        }
+        print(
+            f"{name:18} naive {candidates[name]['seconds_naive']:8.2f} s   "
+            f"walk {candidates[name]['seconds_walk']:6.3f} s   "
+            f"ratio {statistics.median(ratios):.0f} ({ratios[0]:.0f} to {ratios[-1]:.0f})   identical pixels: {same}"
+        )
+    if args.out:
+        result = {"batch": args.batch, "shots": SHOTS, "side": SIDE, "threads": args.threads}
+        result |= {"naive_pixels": args.naive_pixels, "repetitions": args.repetitions}
+        result |= {"candidates": candidates, "provenance": provenance()}
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        print(f"written: {args.out}")
+
+
+if __name__ == "__main__":
+    main()
