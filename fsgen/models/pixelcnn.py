@@ -75,7 +75,7 @@ class PixelCNN(FewShotModel):
             weights["context"] = torch.zeros_like(self.context)
             for number, layer in enumerate(self.net.stack):
                 name = f"net.layers.{number}.link.weight"
-                if name in weights:
+                if name in weights and len(weights[name]) == len(layer.link.weight):  # other sizes are refused below
                     fresh = layer.link.weight.detach()[:, weights[name].shape[1] :]
                     weights[name] = torch.cat([weights[name], fresh.to(weights[name])], 1)
         super().start_from(weights, source)
