@@ -18,8 +18,9 @@ def parser() -> Parser:
 def run(args: Namespace) -> int:
     """Prints the catalogue or one entry."""
     if args.name is None:
+        width = max(map(len, MODELS.catalogue()))
         for name, entry in MODELS.catalogue().items():
-            print(f"{name:18}{entry.summary}")
+            print(f"{name:{width}}  {entry.summary}")
         print("\n`fsgen models NAME` shows the options of one; set them with --model.options.KEY VALUE.")
         return 0
     entry = MODELS.entry(args.name)
