@@ -15,7 +15,7 @@ from torch import Tensor
 from fsgen.distributions import Autoregressive, GatedProgram, head
 from fsgen.episode import Episode
 from fsgen.errors import InputError
-from fsgen.inference import log_weights, simulate
+from fsgen.inference import PerView, latent_sites, log_weights, simulate
 from fsgen.models.few_shot_pixelcnn import FewShotPixelCNN
 from fsgen.nets import GatedPixelCNN
 from fsgen.registry import MODELS
@@ -30,12 +30,14 @@ def program_of(model: Any, episode: Episode) -> Autoregressive:
         return poutine.trace(model.model).get_trace(episode).nodes["x"]["fn"]
 
 
-def is_exact(name: str) -> bool:
-    return "exact" in (MODELS.catalogue()[name].doc or "").lower()
-
-
-EXACT = [name for name in sorted(MODELS.discover()) if is_exact(name)]
-PIXEL_BY_PIXEL = [name for name in EXACT if name.endswith("pixelcnn") and not name.startswith("meta")]
+LOOK = Episode(torch.zeros(1, 1, 1, 3, 3), torch.zeros(1, 1, 1, 3, 3))
+TINY = {name: MODELS.require(name).tiny((1, 3, 3)) for name in sorted(MODELS.discover())}
+EXACT = [name for name, model in TINY.items() if not latent_sites(model, LOOK)]
+PIXEL_BY_PIXEL = [
+    name
+    for name in EXACT
+    if not isinstance(TINY[name], PerView) and isinstance(program_of(TINY[name], LOOK), Autoregressive)
+]
 
 
 def loud(name: str, event: tuple[int, int, int], noise: float = 0.5) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import test_contract as contract
 import torch
+from test_contract_power import EVERY
 
 from fsgen.episode import Episode
 from fsgen.inference import log_weights
@@ -45,14 +46,7 @@ BUILDS: dict[str, Callable[[], Any]] = {
     "gmn, standard prior": matching(conditional_prior=False),
 }
 CHECKS: dict[str, Callable[[Any], None]] = {
-    "gradient": contract.test_gradient_reaches_every_parameter,
-    "episodes": contract.test_an_episode_is_scored_alone,
-    "queries": contract.test_a_query_is_scored_alone_where_no_latent_couples_them,
-    "generative": contract.test_the_generative_program_never_reads_the_query,
-    "order": contract.test_the_order_of_the_support_is_irrelevant,
-    "masks": contract.test_masking_is_deletion,
-    "causal": contract.test_one_causal_pass_is_an_episode_for_every_shot_count,
-    "sum": lambda model: contract.test_probabilities_of_all_sixteen_images_sum_to_one(model, 3),
+    **{name: check for name, check in EVERY.items() if name not in ("frequencies", "guide", "alone", "seeds")},
     "no shots": lambda model: contract.test_probabilities_of_all_sixteen_images_sum_to_one(model, 0),
 }
 

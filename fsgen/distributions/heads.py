@@ -50,7 +50,7 @@ class BernoulliHead(Head):
         self.outputs = channels
 
     def __call__(self, parameters: Float[Tensor, "*batch P H W"]) -> dist.Distribution:
-        return dist.Bernoulli(logits=full_precision(parameters)).to_event(3)
+        return bernoulli(parameters, parameters.shape[-3:])
 
 
 class LogisticMixtureHead(Head):

@@ -154,9 +154,4 @@ class FewShotPixelCNN(FewShotModel):
         code = self.encode.pool(embedded, visible)
         places = self.features.dim // self.features.dim_patch
         spread = torch.cat([code[..., :-1], code[..., -1:].expand(*code.shape[:-1], places)], -1)
-        return over_codes(self.decode, spread)
-
-
-def over_codes(net: torch.nn.Module, codes: Tensor) -> Tensor:
-    """``net`` [N, D] -> [N, ...] applied to codes with any leading axes."""
-    return net(codes.flatten(0, -2)).unflatten(0, codes.shape[:-1])
+        return self.decode(spread.flatten(0, 1)).unflatten(0, spread.shape[:2])

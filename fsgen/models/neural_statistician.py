@@ -21,7 +21,7 @@ from fsgen.errors import InputError
 from fsgen.model import FewShotModel, check_images
 from fsgen.nets import Affine, image_decoder, image_encoder, join, mlp, over_images
 from fsgen.registry import register
-from fsgen.sets import StatisticNetwork
+from fsgen.sets.statistic import StatisticNetwork, some_of
 
 
 @register("neural-statistician")
@@ -179,9 +179,7 @@ class NeuralStatistician(FewShotModel):
         """In training a random part of what is visible, never nothing of something (sample dropout)."""
         if not (self.training and self.sample_dropout):
             return visible
-        left_out = self.sample_dropout * torch.rand(*visible.shape[:-1], 1, device=visible.device)
-        draw = torch.rand(visible.shape, device=visible.device).masked_fill(~visible, -1.0)
-        return visible & ((draw >= left_out) | (draw == draw.amax(-1, keepdim=True)))
+        return some_of(visible, self.sample_dropout * torch.rand(*visible.shape[:-1], 1, device=visible.device))
 
 
 def _plates(episode: Episode) -> tuple[pyro.plate, pyro.plate]:

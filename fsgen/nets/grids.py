@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fsgen.nets.residual import PreActivated, encoder_stages, folded
+from fsgen.nets.residual import decoder_stages, encoder_stages, folded
 
 
 class GridEncoder(nn.Module):
@@ -51,10 +51,7 @@ class GridDecoder(nn.Module):
         _, grid = folded(event_shape, len(channels))
         self.size = tuple(event_shape[1:])
         stages: list[nn.Module] = [nn.Unflatten(1, (dim_patch, *grid)), nn.Conv2d(dim_patch, channels[-1], 1)]
-        for i, width in reversed(list(enumerate(channels))):
-            stages += [PreActivated(width) for _ in range(blocks)]
-            if i:
-                stages.append(nn.ConvTranspose2d(width, channels[i - 1], 2, 2))
+        stages += decoder_stages(channels, blocks)
         last = nn.Conv2d(channels[0], 4 * outputs, 3, padding=1)
         self.stages = nn.Sequential(*stages, nn.ReLU(), last, nn.PixelShuffle(2))
 

@@ -56,10 +56,7 @@ class ResidualDecoder(nn.Module):
             nn.Linear(inputs, channels[-1] * math.prod(start)),
             nn.Unflatten(1, (channels[-1], *start)),
         ]
-        for i, width in reversed(list(enumerate(channels))):
-            stages += [PreActivated(width) for _ in range(blocks)]
-            if i:
-                stages.append(nn.ConvTranspose2d(width, channels[i - 1], 2, 2))
+        stages += decoder_stages(channels, blocks)
         last = nn.Conv2d(channels[0], 4 * event_shape[0], 3, padding=1)
         nn.init.normal_(last.weight, std=0.01)
         self.stages = nn.Sequential(*stages, nn.ReLU(), last, nn.PixelShuffle(2))
@@ -81,4 +78,14 @@ def encoder_stages(image_channels: int, channels: Sequence[int], blocks: int) ->
         if i:
             stages.append(nn.Conv2d(channels[i - 1], width, 2, 2))
         stages += [PreActivated(width) for _ in range(blocks)]
+    return stages
+
+
+def decoder_stages(channels: Sequence[int], blocks: int) -> list[nn.Module]:
+    """The mirror of :func:`encoder_stages`, from the last stage to the first, without the output."""
+    stages: list[nn.Module] = []
+    for i, width in reversed(list(enumerate(channels))):
+        stages += [PreActivated(width) for _ in range(blocks)]
+        if i:
+            stages.append(nn.ConvTranspose2d(width, channels[i - 1], 2, 2))
     return stages

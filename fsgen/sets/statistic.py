@@ -58,8 +58,8 @@ class StatisticNetwork(SetEncoder):
         return for_each_query(self.dense(mean_and_count(embedded, kept)), query)
 
 
-def some_of(visible: Bool[Tensor, "B Q S"], dropout: float) -> Bool[Tensor, "B Q S"]:
-    """Each visible element with probability 1 - dropout, independently for every query; never none of some."""
+def some_of(visible: Bool[Tensor, "B Q S"], dropout: float | Float[Tensor, "B Q 1"]) -> Bool[Tensor, "B Q S"]:
+    """Each visible element with probability 1 - dropout, one for all or one a query; never none of some."""
     draw = torch.rand(visible.shape, device=visible.device)
     last = F.pad(draw.masked_fill(~visible, -1), (0, 1), value=-1).amax(-1, keepdim=True)  # S may be 0
     return visible & ((draw >= dropout) | (draw == last))
