@@ -10,21 +10,21 @@ naive loop costs the same at every pixel, so a part of its passes is timed and s
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
-import pyro
 import torch
 from pyro import poutine
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from harness import beside, options, quiet_torch, report
 
 import fsgen
 from fsgen.distributions import Autoregressive
 from fsgen.episode import Episode
-from fsgen.run import provenance
 
 SHOTS, SIDE = 5, 28
 
@@ -71,41 +71,21 @@ def identical(model_name: str, options: dict[str, Any], batch: int) -> bool:
 
 def main() -> None:
     """Prints and writes seconds a batch and their ratio to the naive loop."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--repetitions", type=int, default=3)
-    parser.add_argument("--naive-pixels", type=int, default=40, metavar="N", help="passes timed; 784 are a whole batch")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=None, help="JSON file")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    pyro.enable_validation(False)
-    torch.distributions.Distribution.set_default_validate_args(False)
+    args = options(__doc__, batch=64, naive_pixels=40).parse_args()
+    quiet_torch(args.threads)
     candidates: dict[str, Any] = {}
     for name in ("few-shot-pixelcnn", "pixelcnn"):
         same = identical(name, {}, 2)
         x = distribution(args.batch, torch.float32, name, {})
         walk(x)
-        pairs = [(naive(x, args.naive_pixels), walk(x)) for _ in range(args.repetitions)]
-        ratios = sorted(slow / fast for slow, fast in pairs)
+        slow, fast = zip(*((naive(x, args.naive_pixels), walk(x)) for _ in range(args.repetitions)), strict=True)
         candidates[name] = {
+            **beside(slow, fast),
+            "seconds_naive": statistics.median(slow),
+            "seconds_walk": statistics.median(fast),
             "identical_pixels_in_float64": same,
-            "seconds_naive": statistics.median(slow for slow, _ in pairs),
-            "seconds_walk": statistics.median(fast for _, fast in pairs),
-            "ratio": {"min": ratios[0], "median": statistics.median(ratios), "max": ratios[-1]},
         }
-        print(
-            f"{name:18} naive {candidates[name]['seconds_naive']:8.2f} s   "
-            f"walk {candidates[name]['seconds_walk']:6.3f} s   "
-            f"ratio {statistics.median(ratios):.0f} ({ratios[0]:.0f} to {ratios[-1]:.0f})   identical pixels: {same}"
-        )
-    if args.out:
-        result = {"batch": args.batch, "shots": SHOTS, "side": SIDE, "threads": args.threads}
-        result |= {"naive_pixels": args.naive_pixels, "repetitions": args.repetitions}
-        result |= {"candidates": candidates, "provenance": provenance()}
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        print(f"written: {args.out}")
+    report(candidates, args, shots=SHOTS, side=SIDE)
 
 
 if __name__ == "__main__":

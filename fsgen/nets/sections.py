@@ -5,16 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
+from fsgen.nets.layers import prelu
 
-def channel_slopes(channels: int) -> nn.PReLU:
+
+class ChannelSlopes(nn.Module):
     """PReLU with one slope a channel, drawn near zero."""
-    unit = nn.PReLU(channels)
-    nn.init.uniform_(unit.weight, -0.01, 0.01)
-    return unit
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(channels).uniform_(-0.01, 0.01))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return prelu(x.movedim(1, -1), self.weight).movedim(-1, 1)
 
 
 def _initialised(conv: nn.Conv2d | nn.ConvTranspose2d, *, gain: float = 1.0, normalise: bool = False) -> nn.Module:
@@ -34,7 +41,7 @@ class ResidualBlock(nn.Module):
         self.pad = nn.ZeroPad2d((before, after, before, after)) if kernel % 2 == 0 else nn.Identity()
         conv = nn.Conv2d(channels, channels, kernel, padding=0 if kernel % 2 == 0 else before)
         self.conv = _initialised(conv, gain=0.1, normalise=True)
-        self.act = channel_slopes(channels)
+        self.act = ChannelSlopes(channels)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.act(x + self.conv(self.pad(x)))
@@ -64,16 +71,15 @@ class Section(nn.Module):
             )
         else:
             self.scale = _initialised(nn.Conv2d(inputs, outputs, kernel, 2))
-        self.act = channel_slopes(outputs)
+        self.act = ChannelSlopes(outputs)
         self.blocks = nn.Sequential(*(ResidualBlock(outputs, min(kernel, 3)) for _ in range(blocks)))
         self.shortcut = _initialised(nn.Conv2d(inputs, outputs, 1), gain=0.5, normalise=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        shortcut = self.shortcut(x)
         if self.up:
-            shortcut = F.interpolate(shortcut, self.after, mode="bilinear")
+            shortcut = F.interpolate(self.shortcut(x), self.after, mode="bilinear")
         else:
-            shortcut = F.avg_pool2d(shortcut, self.kernel, 2)
+            shortcut = self.shortcut(F.avg_pool2d(x, self.kernel, 2))  # they commute, and the small map is cheaper
         return shortcut + self.blocks(self.act(self.scale(x)))
 
 
