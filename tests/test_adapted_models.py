@@ -157,7 +157,8 @@ def test_what_cannot_be_adapted_is_refused() -> None:
 
 def test_training_may_start_from_the_weights_of_the_base() -> None:
     meta: Any = MODELS.require("meta-pixelcnn").tiny(EVENT)  # type: ignore[attr-defined]
-    base = build("pixelcnn", event_shape=EVENT, context=2, channels=4, layers=2, first_kernel=3)
+    grid = {"context": 2, "stages": (4,), "dim_condition": 3}
+    base = build("pixelcnn", event_shape=EVENT, channels=4, layers=2, first_kernel=3, **grid)
     inner = {name: value.clone() for name, value in meta.inner.state_dict().items()}
     meta.start_from(base.state_dict(), "a run")
     assert all(torch.equal(value, meta.base.state_dict()[name]) for name, value in base.state_dict().items())
@@ -168,7 +169,9 @@ def test_training_may_start_from_the_weights_of_the_base() -> None:
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in meta.state_dict().items())
     plain = build("pixelcnn", event_shape=EVENT, channels=4, layers=2, first_kernel=3)
     plain.load_state_dict({name: 0.5 * torch.randn_like(value) for name, value in plain.state_dict().items()})
-    other.start_from(plain.state_dict(), "a run")  # the context begins at zero and changes nothing
+    other.start_from(plain.state_dict(), "a run")
+    for layer in other.base.net.stack:  # without what the layers read of the new context it is the plain one
+        layer.link.weight.data[:, 2 * layer.out.in_channels :] = 0
     e = Episode(images(2, 0).float(), images(2, 3).round().float())
     torch.testing.assert_close(log_weights(other, e), log_weights(plain, e), rtol=1e-5, atol=1e-5)
     wider = build("pixelcnn", event_shape=EVENT, channels=6, layers=2, first_kernel=3)

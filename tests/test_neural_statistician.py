@@ -17,7 +17,7 @@ from torch.distributions import kl_divergence
 from fsgen.distributions.latents import LEAST_SCALE
 from fsgen.episode import Episode
 from fsgen.errors import InputError
-from fsgen.inference import log_weights
+from fsgen.inference import log_weights, terms
 from fsgen.models.neural_statistician import NeuralStatistician
 from fsgen.sets import MeanPool
 
@@ -63,8 +63,7 @@ def layer(depth: int) -> tuple[Exact, Exact]:
 
     def posterior(*inputs: Tensor) -> Tensor:
         above, image = inputs[-2:]
-        mean = variance * (above / step + image / below)
-        return parameters((mean - above) / step**0.5, variance / step)  # in units of the prior
+        return parameters(variance * (above / step + image / below), variance)
 
     return Exact(lambda *above: parameters(above[-1], step)), Exact(posterior)
 
@@ -172,6 +171,36 @@ def test_a_proposal_that_knows_a_part_gives_unbiased_weights() -> None:
     assert ((off.mean(0) - 1).abs() < 5 * error).all()
 
 
+@pytest.mark.parametrize("shots", [0, 1, 3])
+@pytest.mark.parametrize("predictive", [False, True])
+def test_proposed_from_the_support_the_context_costs_nothing_and_weights_stay_unbiased(
+    shots: int, predictive: bool
+) -> None:
+    torch.manual_seed(0)
+    model = exact(predictive=predictive, proposal="support")
+    episode = Episode(images(2, shots), 0.5 * images(2, 1))
+    with torch.no_grad():
+        found = terms(model, episode, 20_000)
+        off = (torch.stack(tuple(found.values())).sum(0) - closed_form().log_prob(flat(episode))).exp()
+    if shots:
+        assert (found["c"] == 0).all()
+        assert off.std() > 0.1
+    else:  # of no support it is the posterior given the query, as ever
+        assert found["c"].std() > 0.1
+    torch.testing.assert_close(
+        off.mean(0), torch.ones_like(off[0]), rtol=0, atol=1e-9 + 5 * off.std(0).max().item() / 141
+    )
+
+
+def test_at_first_the_context_tells_sets_apart() -> None:
+    """Noise of c that is wide beside the differences of sets teaches decoders to ignore it for good."""
+    torch.manual_seed(0)
+    model = NeuralStatistician(layers=1)
+    strokes = (torch.rand(8, 1, 1, 7, 7) < 0.2).float().repeat_interleave(4, -1).repeat_interleave(4, -2)
+    loc, scale = model.codes(strokes.expand(8, 3, 1, 28, 28))
+    assert (loc.std(0) > 0.3 * scale.mean(0)).double().mean() > 0.5
+
+
 @pytest.fixture
 def loud() -> NeuralStatistician:
     return louder(NeuralStatistician.tiny(EVENT))
@@ -242,5 +271,7 @@ def test_codes_are_the_statistic_of_each_set_alone(loud: NeuralStatistician) -> 
 
 @pytest.mark.parametrize("options", [{"layers": 0}, {"sample_dropout": 1.5}, {"sample_dropout": math.nan}])
 def test_options_out_of_range_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="no proposal 'sets'. Known: set, support"):
+        NeuralStatistician(event_shape=EVENT, proposal="sets")
     with pytest.raises(InputError, match=r"neural-statistician: .*; give 1 layer or more"):
         NeuralStatistician(event_shape=EVENT, **options)

@@ -254,6 +254,18 @@ def test_plain_attention_is_twice_differentiable_and_batches_under_vmap() -> Non
     torch.testing.assert_close(one(embedded, visible, query), encode.pool(embedded, visible, query), **exactly)
 
 
+def test_normalised_features_cannot_all_fall_silent() -> None:
+    """What happened to coloured images: a bias that puts every unit of the last ReLU below zero hides the images."""
+    torch.manual_seed(0)
+    images = torch.rand(4, 3, 8, 8)
+    for normalised in (False, True):
+        torch.manual_seed(1)
+        element = GridEncoder((3, 8, 8), (4, 6), dim_patch=2, normalised=normalised)
+        element.stages[3].bias.data -= 50  # of the convolution that begins the last stage
+        spread = element(images).std(0).max().item()
+        assert (spread > 0.1) == normalised
+
+
 def test_a_grid_encoder_gives_the_memory_its_patches() -> None:
     element = GridEncoder((1, 10, 14), (3, 5), dim_patch=4)
     assert (element.grid, element.dim) == ((3, 4), 48)

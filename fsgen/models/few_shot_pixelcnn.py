@@ -69,7 +69,7 @@ class FewShotPixelCNN(FewShotModel):
         self.event_shape = event_shape
         self.likelihood = head(likelihood, event_shape[0])
         self.levels = self.likelihood.levels
-        self.features = GridEncoder(event_shape, stages, dim_patch, blocks)
+        self.features = GridEncoder(event_shape, stages, dim_patch, blocks, normalised=self.levels > 2)
         grid = self.features.grid
         self.memory = (
             PatchMemory(None, grid, dim_patch, dim_attention, heads=heads, dim=dim_attention) if attention else None
@@ -132,7 +132,7 @@ class FewShotPixelCNN(FewShotModel):
 
     def _program(self, episode: Episode, kept: list[Tensor] | None = None) -> GatedProgram:
         """The network with what it reads of the support; ``kept`` collects the attention."""
-        embedded = episode.shared("patches", lambda: over_images(self.features, episode.support))
+        embedded = episode.shared("patches", lambda: over_images(self.features, self._centred(episode.support)))
         condition = self._condition(embedded, episode.seen())
         if self.memory is None:
             return GatedProgram(self.net, condition)
@@ -146,6 +146,10 @@ class FewShotPixelCNN(FewShotModel):
             return found
 
         return GatedProgram(self.net, condition, read)
+
+    def _centred(self, images: Tensor) -> Tensor:
+        """Grey and coloured pixels in [-1, 1]; binary ones as they are, ink on an empty ground."""
+        return images if self.levels == 2 else 2 * images - 1
 
     def _condition(self, embedded: Tensor, visible: Tensor) -> Tensor | None:
         """The set code decoded to a map [B, Q, c, H, W]; the number of elements is one more feature of each patch."""

@@ -29,7 +29,8 @@ class MetaPixelCNN(Adapted):
 
     Options:
         event_shape: one image, (C, H, W).
-        context, channels, layers, kernel, first_kernel, likelihood: of the pixelcnn that is adapted.
+        context, stages, dim_condition, channels, layers, kernel, first_kernel, likelihood: of the pixelcnn that is
+            adapted.
         steps: inner gradient steps.
         rate: their size at first; each parameter tensor learns its own.
         inner: loss of a support image: its likelihood; learned, from the pixel parameters; or the sum of both.
@@ -43,6 +44,8 @@ class MetaPixelCNN(Adapted):
         *,
         event_shape: tuple[int, int, int] = (1, 28, 28),
         context: int = 16,
+        stages: Sequence[int] = (32, 64),
+        dim_condition: int = 32,
         channels: int = 32,
         layers: int = 8,
         kernel: int = 3,
@@ -59,6 +62,8 @@ class MetaPixelCNN(Adapted):
             "pixelcnn",
             event_shape=event_shape,
             context=context,
+            stages=stages,
+            dim_condition=dim_condition,
             channels=channels,
             layers=layers,
             kernel=kernel,
@@ -80,7 +85,16 @@ class MetaPixelCNN(Adapted):
 
     @classmethod
     def tiny(cls, event_shape: tuple[int, int, int]) -> MetaPixelCNN:
-        return cls(event_shape=event_shape, context=2, channels=4, layers=2, first_kernel=3, width=4)
+        return cls(
+            event_shape=event_shape,
+            context=2,
+            stages=(4,),
+            dim_condition=3,
+            channels=4,
+            layers=2,
+            first_kernel=3,
+            width=4,
+        )
 
 
 def pixel_parameters(base: Any, images: Tensor) -> Tensor:

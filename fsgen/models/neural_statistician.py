@@ -19,9 +19,12 @@ from fsgen.distributions import gaussian, head
 from fsgen.episode import Episode
 from fsgen.errors import InputError
 from fsgen.model import FewShotModel, check_images
-from fsgen.nets import Affine, image_decoder, image_encoder, join, mlp, over_images
+from fsgen.nets import Affine, dense, image_decoder, image_encoder, join, mlp, over_images
 from fsgen.registry import register
 from fsgen.sets.statistic import StatisticNetwork, some_of
+
+FIRST_RAW_SCALE = -3.0
+PROPOSALS = ("set", "support")
 
 
 @register("neural-statistician")
@@ -45,6 +48,8 @@ class NeuralStatistician(FewShotModel):
             too: an image is left out with a probability drawn for each set from 0 to this; 1 gives parts of all sizes.
         predictive: a c for each query, given what that query sees, instead of one for the episode. A sequential
             episode then trains log p(x_t | x_<t), the predictive itself, at every shot count; the weights are the same.
+        proposal: of c: set, from support and queries as published; or support, the predictive's own q(c | support),
+            which costs nothing, so that c is used from the first step on (of no support: from the queries).
         likelihood: of a pixel: bernoulli, gaussian or logistic-mixture.
         channels: of each stage of the encoder, from the first; the decoder mirrors them.
         blocks: residual blocks a stage. dim_features: size of h. dim_hidden: units of every dense layer.
@@ -59,6 +64,7 @@ class NeuralStatistician(FewShotModel):
         layers: int = 2,
         sample_dropout: float = 0.0,
         predictive: bool = False,
+        proposal: str = "set",
         likelihood: str = "bernoulli",
         channels: Sequence[int] = (32, 64),
         blocks: int = 1,
@@ -69,13 +75,18 @@ class NeuralStatistician(FewShotModel):
         if layers < 1 or not 0 <= sample_dropout <= 1:
             given = f"layers is {layers} and sample_dropout {sample_dropout}"
             raise InputError(f"neural-statistician: {given}; give 1 layer or more, and a share from 0 to 1.")
-        self.event_shape, self.sample_dropout, self.predictive = event_shape, sample_dropout, predictive
+        if proposal not in PROPOSALS:
+            raise InputError(f"neural-statistician: no proposal '{proposal}'. Known: {', '.join(PROPOSALS)}.")
+        self.event_shape, self.sample_dropout = event_shape, sample_dropout
+        self.predictive, self.proposal = predictive, proposal
         self.likelihood = head(likelihood, event_shape[0])
         self.levels = self.likelihood.levels
         self.features = image_encoder(event_shape, channels, blocks, dim_features)
-        self.instance = nn.Sequential(nn.Linear(dim_features, dim_hidden), nn.ELU())
+        self.instance = dense(dim_features, dim_hidden)
         self.statistic = StatisticNetwork(None, dim_hidden)
-        self.to_context = nn.Linear(self.statistic.dim, 2 * dim_c)
+        self.to_context = Affine(self.statistic.dim, 2 * dim_c)
+        with torch.no_grad():  # c begins nearly certain: under noise wider than sets differ at first it is never used
+            self.to_context.bias[dim_c:] = FIRST_RAW_SCALE
         above = [dim_c, *[dim_c + dim_z] * (layers - 1)]
         self.priors = nn.ModuleList(mlp(n, 2 * dim_z, dim_hidden) for n in above)
         self.posteriors = nn.ModuleList(Affine(n + dim_features, 2 * dim_z) for n in above)
@@ -113,10 +124,8 @@ class NeuralStatistician(FewShotModel):
             c = pyro.sample("c", self.context(torch.cat([support, query], 1), known))
         with episodes, queries:
             latents = [c]
-            for name, prior, posterior in zip(self._layers(), self.priors, self.posteriors, strict=True):
-                above = _above(latents)
-                moved = _moved(gaussian(prior(above)), gaussian(posterior(join(above, query))))
-                latents.append(pyro.sample(name, moved))
+            for name, posterior in zip(self._layers(), self.posteriors, strict=True):
+                latents.append(pyro.sample(name, gaussian(posterior(join(_above(latents), query)))))
 
     def context(self, features: Float[Tensor, "B N D"], visible: Bool[Tensor, "B U N"]) -> dist.Distribution:
         """q(c | the visible images), batch shape [B, U], event [dim_c]; N(0, I) where none is visible."""
@@ -170,10 +179,11 @@ class NeuralStatistician(FewShotModel):
         return episode.seen() if self.predictive else episode.seen().all(1, keepdim=True)
 
     def _asked(self, episode: Episode) -> Bool[Tensor, "B U Q"]:
-        """The queries that each c explains: one, or all of the episode."""
+        """The queries that the proposal of each c knows: of those it explains all, or none where support is enough."""
         all_of_them = torch.ones(1, episode.queries, dtype=torch.bool, device=episode.query.device)
         those = torch.eye(episode.queries, dtype=torch.bool, device=episode.query.device)
-        return (those if self.predictive else all_of_them).expand(episode.batch, -1, -1)
+        asked = (those if self.predictive else all_of_them).expand(episode.batch, -1, -1)
+        return asked if self.proposal == "set" else asked & ~self._seen(episode).any(-1, keepdim=True)
 
     def _part(self, visible: Bool[Tensor, "B U N"]) -> Bool[Tensor, "B U N"]:
         """In training a random part of what is visible, never nothing of something (sample dropout)."""
@@ -189,15 +199,6 @@ def _plates(episode: Episode) -> tuple[pyro.plate, pyro.plate]:
 def _above(latents: Sequence[Tensor]) -> Tensor:
     """What a layer is drawn from: c, and the layer above it if there is one."""
     return latents[0] if len(latents) == 1 else join(latents[0], latents[-1])
-
-
-def _moved(prior: dist.Distribution, by: dist.Distribution) -> dist.Distribution:
-    """A proposal relative to the prior, so that their divergence is that of ``by`` from N(0, I), however narrow both.
-
-    With proposals that do not know the prior, training bursts: the two drift apart by many of their scales.
-    """
-    start, move = prior.base_dist, by.base_dist
-    return dist.Normal(start.loc + start.scale * move.loc, start.scale * move.scale).to_event(1)
 
 
 def _masks(sets: Sequence[Sequence[int]], features: Float[Tensor, "1 N D"]) -> Bool[Tensor, "1 U N"]:

@@ -3,7 +3,7 @@
 from fsgen.nets.gated import GatedPixelCNN
 from fsgen.nets.grids import GridDecoder, GridEncoder
 from fsgen.nets.images import image_decoder, image_encoder
-from fsgen.nets.layers import Affine, GatedUnit, he_normal, join, mlp, over_images, prelu
+from fsgen.nets.layers import Affine, GatedUnit, dense, he_normal, join, mlp, over_images, prelu
 from fsgen.nets.residual import ResidualDecoder, ResidualEncoder
 from fsgen.nets.sections import SectionDecoder, SectionEncoder, section_sizes
 
@@ -17,6 +17,7 @@ __all__ = [
     "ResidualEncoder",
     "SectionDecoder",
     "SectionEncoder",
+    "dense",
     "he_normal",
     "image_decoder",
     "image_encoder",

@@ -39,15 +39,17 @@ class GatedLayer(nn.Module):
         rows, sides, left = kernel
         shift = 0 if first else 1  # mask B sees one pixel more in each stack: its own
         self.first, self.rows, self.sides, self.left, self.before = first, rows, sides, left, left - shift
-        self.vertical = nn.Conv2d(inputs, 2 * channels, (rows, 2 * sides + 1), padding=(rows - shift, sides))
-        self.horizontal = nn.Conv2d(inputs, 2 * channels, (1, left), padding=(0, self.before), bias=False)
+        # margins for F.pad before, which is cheaper than padding on all sides and cutting the gates; negative ones cut
+        self.margins_above = (sides, sides, rows - shift, shift - 1)
+        self.margins_left = (self.before, shift - 1, 0, 0)
+        self.vertical = nn.Conv2d(inputs, 2 * channels, (rows, 2 * sides + 1))
+        self.horizontal = nn.Conv2d(inputs, 2 * channels, (1, left), bias=False)
         self.link = nn.Conv2d(2 * channels + condition, 2 * channels, 1)
         self.out = nn.Conv2d(channels, channels, 1)
 
     def forward(self, v: Tensor, h: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
-        height, width = v.shape[-2:]
-        above = self.vertical(v)[..., :height, :]
-        gates = self.horizontal(h)[..., :width] + self.linked(above, condition)
+        above = self.vertical(F.pad(v, self.margins_above))
+        gates = self.horizontal(F.pad(h, self.margins_left)) + self.linked(above, condition)
         return gate(above), self.joined(gates, h)
 
     def linked(self, above: Tensor, condition: Tensor | None) -> Tensor:

@@ -21,17 +21,29 @@ class GridEncoder(nn.Module):
         channels: of each stage; every stage after the first halves the size.
         dim_patch: channels of the grid.
         blocks: residual blocks a stage.
+        normalised: features of an image are brought to mean 0 and variance 1 before the ReLU, for dense pixels: those
+            of colour images have driven every unit of that ReLU below zero for good early in training.
 
     Attributes:
         grid: (h, w).
         dim: dim_patch * h * w, in the order [dim_patch, h, w].
     """
 
-    def __init__(self, event_shape: Sequence[int], channels: Sequence[int], dim_patch: int, blocks: int = 1) -> None:
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        channels: Sequence[int],
+        dim_patch: int,
+        blocks: int = 1,
+        *,
+        normalised: bool = False,
+    ) -> None:
         super().__init__()
         self.margins, self.grid = folded(event_shape, len(channels))
         self.dim_patch, self.dim = dim_patch, dim_patch * math.prod(self.grid)
         stages = encoder_stages(event_shape[0], channels, blocks)
+        if normalised:
+            stages.append(nn.GroupNorm(1, channels[-1], affine=False))
         self.stages = nn.Sequential(*stages, nn.ReLU(), nn.Conv2d(channels[-1], dim_patch, 1), nn.Flatten())
 
     def forward(self, images: Tensor) -> Tensor:
@@ -42,6 +54,9 @@ class GridDecoder(nn.Module):
     """A flattened grid [N, dim_patch * h * w] to a map [N, outputs, H, W]; mirrors GridEncoder, same ``channels``.
 
     Convolutions all the way, so that what stands at a place of the grid is decoded at that place.
+
+    Attributes:
+        dim: dim_patch * h * w, in the order [dim_patch, h, w].
     """
 
     def __init__(
@@ -49,7 +64,7 @@ class GridDecoder(nn.Module):
     ) -> None:
         super().__init__()
         _, grid = folded(event_shape, len(channels))
-        self.size = tuple(event_shape[1:])
+        self.size, self.dim = tuple(event_shape[1:]), dim_patch * math.prod(grid)
         stages: list[nn.Module] = [nn.Unflatten(1, (dim_patch, *grid)), nn.Conv2d(dim_patch, channels[-1], 1)]
         stages += decoder_stages(channels, blocks)
         last = nn.Conv2d(channels[0], 4 * outputs, 3, padding=1)

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fsgen.nets import dense
 from fsgen.sets.encoder import SetEncoder, for_each_query
 from fsgen.sets.pooling import mean_and_count
 
@@ -45,8 +46,7 @@ class StatisticNetwork(SetEncoder):
         self.sample_dropout = sample_dropout
         widths = [dim_element + 1, *[dim_element if dim is None else dim] * layers]
         self.dim = widths[-1]
-        dense = (nn.Sequential(nn.Linear(a, b), nn.ELU()) for a, b in pairwise(widths))
-        self.dense = nn.Sequential(*dense)
+        self.dense = nn.Sequential(*(dense(a, b) for a, b in pairwise(widths)))
 
     def pool(
         self,
