@@ -87,6 +87,8 @@ def run(args: Namespace) -> int:
     check_values(SOURCES, name, options)
     usual = f"shard-{shard.index}-of-{shard.of}.jsonl" if shard else "results.jsonl"
     out = Path(args.out) if args.out else folder / usual
+    if not out.absolute().parent.is_dir():
+        raise InputError(f"--out {out}: no such folder; create it, so that hours of scoring are not lost.")
     if shard:
         refuse_other_lines(out, shard)
 
