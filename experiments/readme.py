@@ -53,6 +53,7 @@ FIGURES: dict[str, tuple[str, str, dict[str, str]]] = {
         "particles",
         "rows",
         {
+            "plain loop's layout": "{layout}",
             "particles": "{particles}",
             "plain loop, s": "{seconds_plain:.1f}",
             "fsgen, s": "{seconds_fsgen:.1f}",
@@ -64,8 +65,8 @@ FIGURES: dict[str, tuple[str, str, dict[str, str]]] = {
         "memory",
         {
             "budget": "{budget}",
-            "peak, MiB": "{peak_megabytes:.0f}",
-            "over one particle, MiB": "{megabytes_over_one_particle:.0f}",
+            "peak, MiB": "{peak_mebibytes:.0f}",
+            "over one particle, MiB": "{mebibytes_over_one_particle:.0f}",
         },
     ),
     "episodes": (

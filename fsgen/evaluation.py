@@ -139,7 +139,8 @@ def score_sets(
         budget: particles x shot counts x sets computed at a time, at least one particle of one set at all shot
             counts: memory grows with it and hardly with ``particles``. Bounds depend on it a little, as other random
             numbers are drawn.
-        shard: the part of the list to score; the sets of all shards together score as in one call, bit by bit.
+        shard: the part of the list to score; the sets of all shards together score as in one call: bit by bit, on like
+            machines with as many threads.
         advance: called with the number of sets done since its last call.
 
     Raises:
