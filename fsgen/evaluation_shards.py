@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,15 +64,25 @@ class Shard:
 WHOLE = Shard()
 
 
-def refuse_other_lines(path: Path, shard: Shard) -> None:
-    """Refuses a file that may not be replaced by this shard: one with lines that are not of a run of this shard.
+def refuse_other_lines(
+    path: Path, settings: Mapping[str, Any], cells: Collection[tuple[int, int]], particles: int
+) -> None:
+    """Refuses a file that a shard would replace and that holds anything but an earlier run of the same shard.
+
+    Args:
+        settings: what every line of the shard holds. cells: numbers of classes and shots that it scores.
 
     Raises:
         InputError: names the file. CheckpointError: it holds other things than lines.
     """
+    expected = json.loads(json.dumps(settings))
     for line in Log(path).records():
-        if not _is_whole(line) or (line["shard"]["index"], line["shard"]["of"]) != (shard.index, shard.of):
-            raise InputError(f"{path} holds other lines, and a shard has a file of its own; choose another --out.")
+        found = line["per_set"] if _is_whole(line) else {}
+        same = found and all(line.get(key) == value for key, value in expected.items())
+        if not same or (found["ways"], found["shots"]) not in cells or found["particles"] not in (particles, 1):
+            raise InputError(
+                f"{path} holds lines of something else, which this shard would replace; choose another --out."
+            )
 
 
 def join(paths: Sequence[Path]) -> list[dict[str, Any]]:

@@ -89,8 +89,6 @@ def run(args: Namespace) -> int:
     out = Path(args.out) if args.out else folder / usual
     if not out.absolute().parent.is_dir():
         raise InputError(f"--out {out}: no such folder; create it, so that hours of scoring are not lost.")
-    if shard:
-        refuse_other_lines(out, shard)
 
     import torch
 
@@ -104,20 +102,13 @@ def run(args: Namespace) -> int:
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster, as in training
     images = load_images(name, args.split, args.data_root, **options)
     require_fit(folder, model, images)
-    settings: dict[str, Any] = {
-        "kind": "likelihood",
-        "run": folder.name,
-        "model": model.recipe,
-        "weights_sha256": hashlib.sha256((folder / "weights.safetensors").read_bytes()).hexdigest(),
-        "data": {"name": name, "options": options, "split": args.split, "digest": images.digest},
-        "protocol": args.protocol,
-        "length": args.length,
-        "seed": args.seed,
-        "budget": args.budget,
-    }
+    data = {"name": name, "options": options, "split": args.split, "digest": images.digest}
+    settings = _settings(args, folder, model, data)
     scored = _scored(args, model, images, shard or WHOLE)
     if shard:
-        _leave_shard(out, shard, {**settings, "sets": args.sets, "levels": model.levels}, scored)
+        settings |= {"kind": KIND, "shard": asdict(shard), "sets": args.sets, "levels": model.levels}
+        refuse_other_lines(out, settings, [(c, t) for c in args.classes for t in args.shots], args.particles)
+        _leave_shard(out, settings, scored)
         return 0
     log, made_by, rows = Log(out), provenance(), []
     for listed, cell in scored:
@@ -128,6 +119,21 @@ def run(args: Namespace) -> int:
         _print_differences(rows, Path(args.against))
     print(f"results: {out}")
     return 0
+
+
+def _settings(args: Namespace, folder: Path, model: Any, data: dict[str, Any]) -> dict[str, Any]:
+    """What every line of the evaluation holds."""
+    return {
+        "kind": "likelihood",
+        "run": folder.name,
+        "model": model.recipe,
+        "weights_sha256": hashlib.sha256((folder / "weights.safetensors").read_bytes()).hexdigest(),
+        "data": data,
+        "protocol": args.protocol,
+        "length": args.length,
+        "seed": args.seed,
+        "budget": args.budget,
+    }
 
 
 def _scored(args: Namespace, model: Any, images: Any, shard: Shard) -> Iterator[tuple[str, Any]]:
@@ -154,15 +160,14 @@ def _scored(args: Namespace, model: Any, images: Any, shard: Shard) -> Iterator[
             yield listed, cell
 
 
-def _leave_shard(out: Path, shard: Shard, settings: dict[str, Any], scored: Iterable[tuple[str, Any]]) -> None:
+def _leave_shard(out: Path, settings: dict[str, Any], scored: Iterable[tuple[str, Any]]) -> None:
     """Writes the file of a shard whole, so that it is there if and only if the shard was scored to its end."""
-    part = {**settings, "kind": KIND, "shard": asdict(shard)}
     made_by = provenance()
-    lines = [{**part, "list_digest": listed, "per_set": c.record(), "provenance": made_by} for listed, c in scored]
+    lines = [{**settings, "list_digest": listed, "per_set": c.record(), "provenance": made_by} for listed, c in scored]
     Log(out).replace(lines)
     first, count = lines[0]["per_set"]["first"], len(lines[0]["per_set"]["nats"])
     print(
-        f"shard {shard}: sets {first + 1} to {first + count} of {settings['sets']} scored; "
+        f"shard {Shard(**settings['shard'])}: sets {first + 1} to {first + count} of {settings['sets']} scored; "
         f"join all shards with `fsgen merge`\nresults: {out}"
     )
 
