@@ -15,6 +15,7 @@ from fsgen.report.tables import (
     between,
     bits_table,
     comparison_table,
+    figures_table,
     likelihood_table,
     model_table,
     published_rows,
@@ -33,6 +34,76 @@ PRINTED = {
     "one-shot-vae": ("One-shot VAE",),
     "conditional-vae": ("GMN, C_train=1, no attention",),
 }
+RATIO = {"ratio, median": "{ratio[median]:.2f}", "min to max": "{ratio[min]:.2f} to {ratio[max]:.2f}"}
+# Tables of benchmarks/README.md: mark -> file of results, what it holds the rows under, and the columns.
+FIGURES: dict[str, tuple[str, str, dict[str, str]]] = {
+    "prefix": (
+        "prefix",
+        "rows",
+        {
+            "model": "{model}",
+            "sets": "{sets}",
+            "T episodes, s": "{seconds_apart:.3f}",
+            "one pass, s": "{seconds_together:.3f}",
+            **RATIO,
+            "ratio / T, median": "{share_of_length[median]:.2f}",
+        },
+    ),
+    "particles": (
+        "particles",
+        "rows",
+        {
+            "plain loop's layout": "{layout}",
+            "particles": "{particles}",
+            "plain loop, s": "{seconds_plain:.1f}",
+            "fsgen, s": "{seconds_fsgen:.1f}",
+            **RATIO,
+        },
+    ),
+    "particles-memory": (
+        "particles",
+        "memory",
+        {
+            "budget": "{budget}",
+            "peak, MiB": "{peak_mebibytes:.0f}",
+            "over one particle, MiB": "{mebibytes_over_one_particle:.0f}",
+        },
+    ),
+    "episodes": (
+        "episodes",
+        "rows",
+        {
+            "model": "{model}",
+            "batch": "{sets} sets of {length}",
+            "draw, ms": "{milliseconds_draw:.1f}",
+            "step, ms": "{milliseconds_step:.0f}",
+            "share, median": "{share[median]:.2%}",
+            "min to max": "{share[min]:.2%} to {share[max]:.2%}",
+        },
+    ),
+    "tracing": (
+        "tracing",
+        "rows",
+        {
+            "batch": "{sets} sets of {length}",
+            "by hand, ms": "{milliseconds_by_hand:.1f}",
+            "traced, ms": "{milliseconds_traced:.1f}",
+            "overhead, median": "{overhead[median]:.1%}",
+            "min to max": "{overhead[min]:.1%} to {overhead[max]:.1%}",
+        },
+    ),
+}
+
+
+def figures(text: str) -> str:
+    """``text`` of benchmarks/README.md with the tables of :data:`FIGURES`."""
+    for mark, (name, part, columns) in FIGURES.items():
+        file = ROOT / "benchmarks" / "results" / f"{name}.json"
+        table = "Not measured yet."
+        if file.is_file():
+            table = figures_table(json.loads(file.read_text(encoding="utf-8"))[part], columns)
+        text = between(text, mark, table)
+    return text
 
 
 def results(folder: Path) -> str:
@@ -77,7 +148,7 @@ def pages() -> dict[Path, str]:
     speed = speed_table(json.loads((ROOT / "benchmarks/results/gmn_step.json").read_text(encoding="utf-8")))
     body = between(page.read_text(encoding="utf-8"), "gmn_step", speed)
     walks = json.loads((ROOT / "benchmarks/results/pixelcnn_sampling.json").read_text(encoding="utf-8"))
-    made[page] = between(body, "pixelcnn_sampling", sampling_table(walks))
+    made[page] = figures(between(body, "pixelcnn_sampling", sampling_table(walks)))
     family = ROOT / "experiments" / "omniglot-comparison"
     compared = json.loads((family / "comparison.json").read_text(encoding="utf-8"))
     page, side_by_side = family / "README.md", comparison_table(compared)

@@ -14,6 +14,7 @@ import torch
 from fsgen.data.sampler import Draw, EpisodeSampler
 from fsgen.episode import Episode
 from fsgen.errors import InputError
+from fsgen.evaluation_shards import WHOLE, Shard
 from fsgen.inference import couples_queries, latent_sites, log_weights
 from fsgen.model import FewShotModel
 from fsgen.objectives import ess, iwae
@@ -52,6 +53,52 @@ class Score:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class PerSet:
+    """What an evaluation finds at one shot count, set by set: all of a list, or a shard of it; plain numbers.
+
+    Attributes:
+        first: number, in the list, of the first of these sets. ways, shots, exact, particles: as in :class:`Score`.
+        nats_of_a_bit: ln 2 C H W, or None where the likelihood is a density.
+        nats, ess: NLL and effective sample share of each set. repeated: whether the support holds the target.
+    """
+
+    first: int
+    ways: int
+    shots: int
+    exact: bool
+    particles: int
+    nats_of_a_bit: float | None
+    nats: list[float] = field(repr=False)
+    ess: list[float] = field(repr=False)
+    repeated: list[bool] = field(repr=False)
+
+    def record(self) -> dict[str, Any]:
+        """Plain numbers, from which ``PerSet(**record)`` is made again."""
+        return asdict(self)
+
+    def score(self) -> Score:
+        """Means and errors over the sets."""
+        values, share = (torch.tensor(numbers, dtype=torch.float64) for numbers in (self.nats, self.ess))
+        again = torch.tensor(self.repeated)
+        whole = summary(values)
+        return Score(
+            ways=self.ways,
+            shots=self.shots,
+            nats=float(whole["nats"] or 0.0),
+            se=float(whole["se"] or 0.0),
+            bits_per_dim=float(whole["nats"] or 0.0) / self.nats_of_a_bit if self.nats_of_a_bit else None,
+            ess=share.mean().item(),
+            ess_min=share.min().item(),
+            exact=self.exact,
+            particles=self.particles,
+            sets=len(values),
+            repeated=summary(values[again]),
+            unrepeated=summary(values[~again]),
+            per_set=[round(v, 4) for v in self.nats],
+        )
+
+
 def evaluate(
     model: FewShotModel,
     sampler: EpisodeSampler,
@@ -63,6 +110,23 @@ def evaluate(
     budget: int = 512,
     advance: Callable[[int], None] = lambda n: None,
 ) -> list[Score]:
+    """The means over all sets of what :func:`score_sets` finds, one a shot count; its arguments, its errors."""
+    found = score_sets(model, sampler, shots, sets, particles, seed=seed, budget=budget, advance=advance)
+    return [cell.score() for cell in found]
+
+
+def score_sets(
+    model: FewShotModel,
+    sampler: EpisodeSampler,
+    shots: Sequence[int],
+    sets: int,
+    particles: int,
+    *,
+    seed: int = 0,
+    budget: int = 512,
+    shard: Shard = WHOLE,
+    advance: Callable[[int], None] = lambda n: None,
+) -> list[PerSet]:
     """Scores the last image of each set given its first t images, for every t in ``shots``.
 
     The target is the same at all shot counts, so that the columns of a table are compared image by image; by
@@ -72,7 +136,11 @@ def evaluate(
     Args:
         sampler: sequential episodes of the classes to report on; ``length`` must exceed every shot count.
         particles: K; one is enough, and used, where the likelihood is exact.
-        budget: particles x shot counts x sets computed at a time, which bounds the memory.
+        budget: particles x shot counts x sets computed at a time, at least one particle of one set at all shot
+            counts: memory grows with it and hardly with ``particles``. Bounds depend on it a little, as other random
+            numbers are drawn.
+        shard: the part of the list to score; the sets of all shards together score as in one call: bit by bit, on like
+            machines with as many threads.
         advance: called with the number of sets done since its last call.
 
     Raises:
@@ -95,21 +163,24 @@ def evaluate(
         with own_random_state(like):
             exact, apart = not latent_sites(model, first), couples_queries(model, first)
         count = 1 if exact else particles
-        group = max(1, budget // len(shots)) if exact else 1
-        for numbers in _groups(sets, min(group, 16)):
+        group = min(max(1, budget // len(shots)), 16) if exact else 1
+        wanted = shard.sets(sets, group)
+        for numbers, kept in _groups(sets, group, wanted):
             draws = [sampler.draw(i) for i in numbers]
             episode = _episode(sampler, draws, shots, like, apart)
             with torch.no_grad(), own_random_state(like):
                 torch.manual_seed(int(np.random.SeedSequence([seed, numbers[0]]).generate_state(1)[0]))
                 w = log_weights(model, episode, count, chunk=max(1, budget // (len(shots) * len(draws))))
-            nats.append(-iwae(w).reshape(len(draws), len(shots)))
-            share.append(ess(w).reshape(len(draws), len(shots)))
-            repeats += [[int(d.images[-1]) in d.images[:t].tolist() for t in shots] for d in draws]
-            advance(len(draws))
+            nats.append(-iwae(w).reshape(len(draws), len(shots))[kept])
+            share.append(ess(w).reshape(len(draws), len(shots))[kept])
+            repeats += [[int(d.images[-1]) in d.images[:t].tolist() for t in shots] for d in draws[kept]]
+            advance(len(draws[kept]))
     finally:
         model.train(was_training)
     unit = math.log(2) * math.prod(model.event_shape) if model.discrete else None
-    return _scores(torch.cat(nats), torch.cat(share), torch.tensor(repeats), sampler.ways[0], shots, exact, count, unit)
+    found = torch.cat(nats), torch.cat(share), torch.tensor(repeats)
+    columns = zip(shots, *(values.T.tolist() for values in found), strict=True)
+    return [PerSet(wanted.start, sampler.ways[0], t, exact, count, unit, *column) for t, *column in columns]
 
 
 def own_random_state(like: torch.Tensor) -> contextlib.AbstractContextManager[None]:
@@ -117,9 +188,15 @@ def own_random_state(like: torch.Tensor) -> contextlib.AbstractContextManager[No
     return torch.random.fork_rng(devices=[like.device] if like.is_cuda else [])
 
 
-def _groups(total: int, size: int) -> Iterator[range]:
-    for start in range(0, total, size):
-        yield range(start, min(start + size, total))
+def _groups(total: int, size: int, wanted: range) -> Iterator[tuple[range, slice]]:
+    """The groups of a list that hold ``wanted`` sets, each whole, and where these lie in it.
+
+    A group is computed as it always is, whichever of its sets are wanted: floating point and random numbers depend on
+    what is computed together.
+    """
+    for start in range(wanted.start // size * size, wanted.stop, size):
+        kept = slice(max(wanted.start - start, 0), min(wanted.stop - start, size))
+        yield range(start, min(start + size, total)), kept
 
 
 def _episode(
@@ -134,40 +211,6 @@ def _episode(
         repeated = support[:, None].expand(-1, len(shots), *support.shape[1:]).flatten(0, 1)
         return Episode(repeated, query.flatten(0, 1)[:, None], visible.repeat(len(draws), 1)[:, None])
     return Episode(support, query, visible.expand(len(draws), -1, -1))
-
-
-def _scores(
-    nats: torch.Tensor,
-    share: torch.Tensor,
-    repeats: torch.Tensor,
-    ways: int,
-    shots: Sequence[int],
-    exact: bool,
-    particles: int,
-    nats_of_a_bit: float | None,
-) -> list[Score]:
-    scores = []
-    for column, t in enumerate(shots):
-        values, again = nats[:, column], repeats[:, column]
-        whole = summary(values)
-        scores.append(
-            Score(
-                ways=ways,
-                shots=t,
-                nats=float(whole["nats"] or 0.0),
-                se=float(whole["se"] or 0.0),
-                bits_per_dim=float(whole["nats"] or 0.0) / nats_of_a_bit if nats_of_a_bit else None,
-                ess=share[:, column].mean().item(),
-                ess_min=share[:, column].min().item(),
-                exact=exact,
-                particles=particles,
-                sets=len(values),
-                repeated=summary(values[again]),
-                unrepeated=summary(values[~again]),
-                per_set=[round(v, 4) for v in values.tolist()],
-            )
-        )
-    return scores
 
 
 def summary(values: torch.Tensor) -> dict[str, float | int | None]:
@@ -196,7 +239,7 @@ def sequential_nats(
     try:
         with own_random_state(like):
             torch.manual_seed(seed)
-            for numbers in _groups(sets, 5):
+            for numbers, _ in _groups(sets, 5, range(sets)):
                 images = sampler.gather([sampler.draw(i) for i in numbers]).to(like)
                 size = images.shape[0] * images.shape[1]
                 w = log_weights(model, Episode.sequential(images), particles, chunk=max(1, budget // size))

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
 
+from fsgen.cli.likelihoods import print_table
 from fsgen.cli.parsing import Parser, check_values
 from fsgen.errors import DataError, InputError
+from fsgen.evaluation_shards import KIND, WHOLE, Shard, refuse_other_lines
 from fsgen.registry import SOURCES
 from fsgen.run import Run, provenance
+from fsgen.run.log import Log
 
 
 def parser() -> Parser:
@@ -19,7 +24,9 @@ def parser() -> Parser:
     p = Parser(
         "evaluate",
         "Negative log-likelihood in nats per image of the last image of each set, given its first t images, with "
-        "standard errors over sets. Every run is scored on the same sets for the same data, protocol and seed.",
+        "standard errors over sets. Every run is scored on the same sets for the same data, protocol and seed. A long "
+        "evaluation is cut into shards: they run anywhere and in any order, one that was stopped is run again, and "
+        "`fsgen merge` joins them into the same numbers.",
     )
     p.add_argument("run", type=str, metavar="RUN", help="folder written by `fsgen train` or model.save")
     p.add_argument("--data", type=str, default=None, metavar="NAME", help="data source; default that of the training")
@@ -39,55 +46,105 @@ def parser() -> Parser:
     p.add_argument("--sets", type=int, default=200, metavar="N", help="sets scored")
     p.add_argument("--particles", type=int, default=1000, metavar="K", help="importance samples of the bound")
     p.add_argument("--seed", type=int, default=0, help="of the list of sets and of the importance samples")
-    p.add_argument("--budget", type=int, default=512, help="images decoded at a time; bounds the memory")
+    p.add_argument(
+        "--budget",
+        type=int,
+        default=512,
+        help="particles x shot counts x sets computed at a time, at least one particle at all shot counts; peak memory "
+        "grows with it and not with --particles; bounds depend on it a little, as other random numbers are drawn",
+    )
+    p.add_argument(
+        "--shard",
+        type=str,
+        default=None,
+        metavar="I/N",
+        help="score the I-th of N parts of the list, for `fsgen merge`",
+    )
     p.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves torch's choice")
-    p.add_argument("--out", type=str, default=None, metavar="FILE", help="results file; default RUN/results.jsonl")
+    p.add_argument(
+        "--out",
+        type=str,
+        default=None,
+        metavar="FILE",
+        help="results file; default RUN/results.jsonl, or RUN/shard-I-of-N.jsonl",
+    )
     p.add_argument("--against", type=str, default=None, metavar="RUN", help="also print paired differences to this run")
     p.add_argument("--quiet", action="store_true", help="no progress bar")
     return p
 
 
 def run(args: Namespace) -> int:
-    """Evaluates, prints the table, appends one line a row to the results file."""
+    """Evaluates, prints the table, appends one line a row to the results file; or leaves the file of a shard."""
     folder = Path(args.run)
     if args.budget < 1:
         raise InputError(f"--budget is {args.budget}; give 1 or more.")
     if not 0 <= args.threads <= 1024:
         raise InputError(f"--threads is {args.threads}; give 0 to 1024.")
+    shard = None if args.shard is None else Shard.parse(args.shard)
+    if shard and args.against:
+        raise InputError("--shard scores a part of the sets; leave out --against, which compares all of them.")
     name, options = data_of(folder, args.data, args.data_options)
     check_values(SOURCES, name, options)
+    usual = f"shard-{shard.index}-of-{shard.of}.jsonl" if shard else "results.jsonl"
+    out = Path(args.out) if args.out else folder / usual
+    if not out.absolute().parent.is_dir():
+        raise InputError(f"--out {out}: no such folder; create it, so that hours of scoring are not lost.")
 
     import torch
 
-    from fsgen.data.sampler import EpisodeSampler
     from fsgen.data.sources import load_images
-    from fsgen.evaluation import evaluate
     from fsgen.model import load
-    from fsgen.run.log import Log
 
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.distributions.Distribution.set_default_validate_args(False)
     model = load(folder)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster, as in training
     images = load_images(name, args.split, args.data_root, **options)
     require_fit(folder, model, images)
-    settings: dict[str, Any] = {
+    data = {"name": name, "options": options, "split": args.split, "digest": images.digest}
+    settings = _settings(args, folder, model, data)
+    scored = _scored(args, model, images, shard or WHOLE)
+    if shard:
+        settings |= {"kind": KIND, "shard": asdict(shard), "sets": args.sets, "levels": model.levels}
+        refuse_other_lines(out, settings, [(c, t) for c in args.classes for t in args.shots], args.particles)
+        _leave_shard(out, settings, scored)
+        return 0
+    log, made_by, rows = Log(out), provenance(), []
+    for listed, cell in scored:
+        rows.append({**settings, "list_digest": listed, **cell.score().record(), "provenance": made_by})
+        log.append(rows[-1])
+    print_table(str(folder), rows, in_bits=model.levels > 2 and model.discrete)
+    if args.against:
+        _print_differences(rows, Path(args.against))
+    print(f"results: {out}")
+    return 0
+
+
+def _settings(args: Namespace, folder: Path, model: Any, data: dict[str, Any]) -> dict[str, Any]:
+    """What every line of the evaluation holds."""
+    return {
         "kind": "likelihood",
         "run": folder.name,
         "model": model.recipe,
         "weights_sha256": hashlib.sha256((folder / "weights.safetensors").read_bytes()).hexdigest(),
-        "data": {"name": name, "options": options, "split": args.split, "digest": images.digest},
+        "data": data,
         "protocol": args.protocol,
         "length": args.length,
         "seed": args.seed,
         "budget": args.budget,
     }
-    log, made_by = Log(Path(args.out) if args.out else folder / "results.jsonl"), provenance()
-    rows = []
+
+
+def _scored(args: Namespace, model: Any, images: Any, shard: Shard) -> Iterator[tuple[str, Any]]:
+    """The digest of the list and what was found of its sets, for each number of classes and shot count."""
+    from fsgen.data.sampler import EpisodeSampler
+    from fsgen.evaluation import score_sets
+
     for ways in args.classes:
         sampler = EpisodeSampler(images, ways=ways, length=args.length, protocol=args.protocol, seed=args.seed)
-        with progress(args.sets, f"{ways} class{'es' * (ways > 1)}", args.quiet) as advance:
-            scores = evaluate(
+        with progress(-(-args.sets // shard.of), f"{ways} class{'es' * (ways > 1)}", args.quiet) as advance:
+            cells = score_sets(
                 model,
                 sampler,
                 args.shots,
@@ -95,18 +152,24 @@ def run(args: Namespace) -> int:
                 args.particles,
                 seed=args.seed,
                 budget=args.budget,
+                shard=shard,
                 advance=advance,
             )
         listed = sampler.digest(args.sets)
-        for score in scores:
-            row = {**settings, "list_digest": listed, **score.record(), "provenance": made_by}
-            log.append(row)
-            rows.append(row)
-    _print(folder, rows, in_bits=model.levels > 2 and model.discrete)
-    if args.against:
-        _print_differences(rows, Path(args.against))
-    print(f"results: {args.out or folder / 'results.jsonl'}")
-    return 0
+        for cell in cells:
+            yield listed, cell
+
+
+def _leave_shard(out: Path, settings: dict[str, Any], scored: Iterable[tuple[str, Any]]) -> None:
+    """Writes the file of a shard whole, so that it is there if and only if the shard was scored to its end."""
+    made_by = provenance()
+    lines = [{**settings, "list_digest": listed, "per_set": c.record(), "provenance": made_by} for listed, c in scored]
+    Log(out).replace(lines)
+    first, count = lines[0]["per_set"]["first"], len(lines[0]["per_set"]["nats"])
+    print(
+        f"shard {Shard(**settings['shard'])}: sets {first + 1} to {first + count} of {settings['sets']} scored; "
+        f"join all shards with `fsgen merge`\nresults: {out}"
+    )
 
 
 def data_of(folder: Path, name: str | None, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -162,36 +225,8 @@ def progress(total: int, what: str, quiet: bool) -> Any:
     return bar()
 
 
-def _print(folder: Path, rows: list[dict[str, Any]], *, in_bits: bool) -> None:
-    first = rows[0]
-    unit = "nats per image" if first["bits_per_dim"] is not None else "nats per image of a density over [0, 1]"
-    bound = "exact likelihood" if first["exact"] else f"importance-weighted bound, K = {first['particles']}"
-    print(
-        f"{folder}: NLL in {unit}, lower is better; {first['data']['name']} {first['data']['split']}, "
-        f"{first['protocol']}, {first['sets']} sets, {bound}"
-    )
-    split = first["protocol"] == "published"
-    bits = f" {'bits/dim':>8}" * in_bits
-    print(
-        f"{'classes':>7} {'shots':>5} {'nats':>8} {'+- s.e.':>8}{bits} {'ESS':>7}"
-        + "   unrepeated        repeated" * split
-    )
-    for row in rows:
-        bits = f" {row['bits_per_dim']:8.4f}" if in_bits else ""
-        line = f"{row['ways']:7d} {row['shots']:5d} {row['nats']:8.2f} {row['se']:8.2f}{bits} {row['ess']:7.1%}"
-        if split:
-            line += "".join(f"   {_cell(row[part])}" for part in ("unrepeated", "repeated"))
-        print(line)
-
-
-def _cell(part: dict[str, Any]) -> str:
-    value = "-" if part["nats"] is None else f"{part['nats']:.2f}"
-    return f"{value:>7} ({part['sets']})"
-
-
 def _print_differences(rows: list[dict[str, Any]], other: Path) -> None:
     from fsgen.evaluation import paired
-    from fsgen.run.log import Log
 
     theirs = {(r.get("list_digest"), r.get("shots")): r for r in Log(other / "results.jsonl").records()}
     print(f"difference to {other} on the same sets (negative: this run is better)")

@@ -114,6 +114,19 @@ def sampling_table(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def figures_table(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
+    """Rows of a benchmark; ``columns`` gives each heading the format of its cells, the first column is a name.
+
+    >>> rows = [{"model": "gmn", "ratio": {"median": 7.5}}]
+    >>> print(figures_table(rows, {"model": "{model}", "ratio": "{ratio[median]:.2f}"}))
+    | model | ratio |
+    |---|---:|
+    | gmn | 7.50 |
+    """
+    lines = [_row(list(columns)), _rule(1, len(columns) - 1)]
+    return "\n".join(lines + [_row([cell.format_map(row) for cell in columns.values()]) for row in rows])
+
+
 def model_table(models: Registry) -> str:
     """The registered models and what each is."""
     lines = [_row(["model", "what it is"]), _rule(2, 0)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ class Log:
         Raises:
             StorageError: it cannot be written. TypeError: ``record`` holds what JSON does not.
         """
-        line = (json.dumps(_finite(record), allow_nan=False) + "\n").encode()
+        line = _line(record)
         with storage.refusals(self.path, len(line)):
             fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | storage.NO_LINKS, 0o666)
             try:
@@ -34,6 +34,14 @@ class Log:
                 storage.write_all(fd, line)
             finally:
                 os.close(fd)
+
+    def replace(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Writes these records in place of all others; a crash leaves the old ones or the new.
+
+        Raises:
+            StorageError, TypeError: as ``append``.
+        """
+        storage.write_bytes(self.path, b"".join(map(_line, records)))
 
     def records(self) -> list[dict[str, Any]]:
         """The records in order, without a last line torn by a crash; none where there is no file.
@@ -81,6 +89,10 @@ class Log:
         if (record := _record(last)) is not None:
             lines.append((last + b"\n", record))
         return lines
+
+
+def _line(record: Mapping[str, Any]) -> bytes:
+    return (json.dumps(_finite(record), allow_nan=False) + "\n").encode()
 
 
 def _finite(value: Any) -> Any:
