@@ -16,8 +16,8 @@ import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from harness import options, paired, quiet_torch, report
 from plain_gmn import PlainGMN, train_step
+from timing import alternate, parser, prepare, speeds, write
 
 import fsgen
 from fsgen.episode import Episode
@@ -54,15 +54,17 @@ def reference(images: torch.Tensor) -> Callable[[], None]:
 
 def main() -> None:
     """Prints and writes steps a second and their ratio to the reference."""
-    args = options(__doc__, steps=5).parse_args()
-    quiet_torch(args.threads)
+    options = parser(__doc__)
+    options.add_argument("--steps", type=int, default=5, help="steps a repetition")
+    args = options.parse_args()
+    prepare(args.threads)
     images = (torch.rand(SETS, LENGTH, 1, 28, 28) < 0.1).float()
     candidates = {
         "reference": reference(images),
         "fsgen float32": ours(images, bf16=False),
         "fsgen bfloat16": ours(images, bf16=True),
     }
-    report(paired(candidates, args.repetitions, args.steps), args, sets=SETS, length=LENGTH)
+    write(args, sets=SETS, length=LENGTH, candidates=speeds(alternate(candidates, args, args.steps)))
 
 
 if __name__ == "__main__":

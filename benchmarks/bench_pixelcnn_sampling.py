@@ -10,7 +10,6 @@ naive loop costs the same at every pixel, so a part of its passes is timed and s
 
 from __future__ import annotations
 
-import statistics
 import sys
 import time
 from pathlib import Path
@@ -20,7 +19,7 @@ import torch
 from pyro import poutine
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from harness import beside, options, quiet_torch, report
+from timing import parser, prepare, speeds, write
 
 import fsgen
 from fsgen.distributions import Autoregressive
@@ -71,21 +70,29 @@ def identical(model_name: str, options: dict[str, Any], batch: int) -> bool:
 
 def main() -> None:
     """Prints and writes seconds a batch and their ratio to the naive loop."""
-    args = options(__doc__, batch=64, naive_pixels=40).parse_args()
-    quiet_torch(args.threads)
+    options = parser(__doc__)
+    options.add_argument("--batch", type=int, default=64)
+    options.add_argument(
+        "--naive-pixels", type=int, default=40, metavar="N", help="passes timed; 784 are a whole batch"
+    )
+    args = options.parse_args()
+    prepare(args.threads)
     candidates: dict[str, Any] = {}
     for name in ("few-shot-pixelcnn", "pixelcnn"):
         same = identical(name, {}, 2)
         x = distribution(args.batch, torch.float32, name, {})
         walk(x)
         slow, fast = zip(*((naive(x, args.naive_pixels), walk(x)) for _ in range(args.repetitions)), strict=True)
+        print(f"{name}, identical pixels in float64: {same}")
+        found = speeds({"naive loop": slow, "cached walk": fast})
         candidates[name] = {
-            **beside(slow, fast),
-            "seconds_naive": statistics.median(slow),
-            "seconds_walk": statistics.median(fast),
+            "seconds_naive": found["naive loop"]["seconds"],
+            "seconds_walk": found["cached walk"]["seconds"],
+            "ratio": found["cached walk"]["ratio"],
             "identical_pixels_in_float64": same,
         }
-    report(candidates, args, shots=SHOTS, side=SIDE)
+    settings = {"batch": args.batch, "naive_pixels": args.naive_pixels}
+    write(args, shots=SHOTS, side=SIDE, **settings, candidates=candidates)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from harness import options, paired, quiet_torch, report
 from plain_statistician import CHANNELS, DIM_C, DIM_Z, HIDDEN, PlainStatistician
+from timing import alternate, parser, prepare, speeds, write
 
 import fsgen
 from fsgen.episode import Episode
@@ -64,8 +64,10 @@ def ours(images: torch.Tensor, *, bf16: bool) -> Callable[[], None]:
 
 def main() -> None:
     """Prints and writes seconds a step and their ratio to the reference."""
-    args = options(__doc__, steps=2).parse_args()
-    quiet_torch(args.threads)
+    options = parser(__doc__)
+    options.add_argument("--steps", type=int, default=2, help="steps a repetition")
+    args = options.parse_args()
+    prepare(args.threads)
     images = (torch.rand(SETS, LENGTH, 1, 28, 28) < 0.1).float()
     candidates = {
         "reference": reference(images),
@@ -73,10 +75,10 @@ def main() -> None:
         "fsgen float32": ours(images, bf16=False),
         "fsgen bfloat16": ours(images, bf16=True),
     }
-    found = paired(candidates, args.repetitions, args.steps)
+    found = speeds(alternate(candidates, args, args.steps))
     for row in found.values():
         row["images_per_second"] = SETS * LENGTH / row["seconds"]
-    report(found, args, sets=SETS, length=LENGTH)
+    write(args, sets=SETS, length=LENGTH, candidates=found)
 
 
 if __name__ == "__main__":

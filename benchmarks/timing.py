@@ -68,6 +68,17 @@ def ratios(above: Iterable[float], below: Iterable[float]) -> dict[str, float]:
     return span(a / b for a, b in zip(above, below, strict=True))
 
 
+def speeds(seconds: Mapping[str, list[float]]) -> dict[str, dict[str, Any]]:
+    """Of each candidate the median seconds, steps a second, and how many times faster than the first one it is."""
+    reference = next(iter(seconds.values()))
+    found = {}
+    for name, values in seconds.items():
+        middle, ratio = statistics.median(values), ratios(reference, values)
+        found[name] = {"seconds": middle, "steps_per_second": 1 / middle, "ratio": ratio}
+        print(f"{name:40} {1000 * middle:9.1f} ms   ratio {shown(ratio)}")
+    return found
+
+
 def shown(found: Mapping[str, float], digits: int = 2) -> str:
     """A span as "median (min to max)"."""
     return f"{found['median']:.{digits}f} ({found['min']:.{digits}f} to {found['max']:.{digits}f})"
@@ -82,12 +93,13 @@ def given_noise(noise: Tensor) -> Any:
     return patch("torch.distributions.normal._standard_normal", standard_normal)
 
 
-def write(args: argparse.Namespace, rows: Iterable[Mapping[str, Any]], **settings: Any) -> None:
+def write(args: argparse.Namespace, rows: Iterable[Mapping[str, Any]] = (), **settings: Any) -> None:
     """The rows with settings and provenance, if --out was given."""
     if args.out is None:
         return
     result = {"threads": args.threads, "repetitions": args.repetitions, "clock": args.clock, **settings}
-    result["rows"] = list(rows)
+    if rows := list(rows):
+        result["rows"] = rows
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps({**result, "provenance": provenance()}, indent=1) + "\n", encoding="utf-8")
     print(f"written: {args.out}")

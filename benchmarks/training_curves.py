@@ -10,7 +10,6 @@ same validation sets after the last step.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,9 +17,9 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from harness import options, quiet_torch
 from plain_gmn import PlainGMN
 from plain_weights import copy_all
+from timing import parser, prepare, write
 
 import fsgen
 from fsgen.data.sampler import EpisodeSampler
@@ -29,7 +28,6 @@ from fsgen.episode import Episode
 from fsgen.evaluation import sequential_nats
 from fsgen.inference import terms
 from fsgen.objectives import combine, elbo
-from fsgen.run import provenance
 
 Loss = Callable[[Episode], torch.Tensor]
 SETS, LENGTH, EVERY = 20, 10, 50
@@ -64,8 +62,11 @@ def ours(model: fsgen.FewShotModel, *, bf16: bool) -> Loss:
 
 def main() -> None:
     """Prints and writes the three curves."""
-    args = options(__doc__, steps=500, sets=100, seed=0).parse_args()
-    quiet_torch(args.threads)
+    options = parser(__doc__)
+    for name, default in (("steps", 500), ("sets", 100), ("seed", 0)):
+        options.add_argument(f"--{name}", type=int, default=default)
+    args = options.parse_args()
+    prepare(args.threads)
     train, held = (load_images("omniglot28", split, None) for split in ("train", "validation"))
     episodes = EpisodeSampler(train, length=LENGTH, seed=args.seed)
     held_out = EpisodeSampler(held, length=LENGTH, seed=args.seed)
@@ -88,9 +89,7 @@ def main() -> None:
     found["reference"] = {"losses": losses}
     for name, row in found.items():
         print(f"{name:32}", *(f"{value:7.1f}" for value in row["losses"]), row.get("validation_nats", ""))
-    if args.out:
-        result = {"every": EVERY, "steps": args.steps, "seed": args.seed, "data": train.digest, "curves": found}
-        args.out.write_text(json.dumps({**result, "provenance": provenance()}, indent=1) + "\n", encoding="utf-8")
+    write(args, every=EVERY, steps=args.steps, seed=args.seed, data=train.digest, curves=found)
 
 
 if __name__ == "__main__":

@@ -271,7 +271,7 @@ def test_codes_are_the_statistic_of_each_set_alone(loud: NeuralStatistician) -> 
 
 @pytest.mark.parametrize("options", [{"layers": 0}, {"sample_dropout": 1.5}, {"sample_dropout": math.nan}])
 def test_options_out_of_range_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="no proposal 'sets'. Known: set, support"):
+    with pytest.raises(InputError, match=r"no proposal 'sets'\. Known: set, support"):
         NeuralStatistician(event_shape=EVENT, proposal="sets")
     with pytest.raises(InputError, match=r"neural-statistician: .*; give 1 layer or more"):
         NeuralStatistician(event_shape=EVENT, **options)
