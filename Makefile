@@ -50,8 +50,11 @@ unit: install ## tests and doctests only; PYTEST_ARGS="-k name" narrows them
 slow: install ## the tests of minutes
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) -m slow --timeout 3600 $(PYTEST_ARGS)
 
-bench: install ## time and memory of what is called often
-	@for script in benchmarks/bench_*.py; do echo "== $$script"; $(PY) "$$script" || exit 1; done
+bench: install ## every benchmark into benchmarks/results, and the tables of benchmarks/README.md; about half an hour
+	@for script in benchmarks/bench_*.py benchmarks/training_curves.py; do \
+		name=$$(basename "$$script" .py); echo "== $$name"; \
+		$(PY) "$$script" --out "benchmarks/results/$${name#bench_}.json" || exit 1; done
+	$(PY) experiments/readme.py
 
 format: install ## rewrite the sources in the project's style
 	$(PY) -m ruff check --fix .
