@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from fsgen.config import ObjectiveConfig, OptimiserConfig, TrainConfig, as_plain
+from fsgen.config import TrainConfig, as_plain
 from fsgen.data.images import Images
 from fsgen.data.sampler import EpisodeSampler
 from fsgen.data.sources import load_images
@@ -25,10 +25,11 @@ from fsgen.evaluation import own_random_state, sequential_nats
 from fsgen.inference import terms
 from fsgen.model import FewShotModel, load
 from fsgen.monitor import Monitor
-from fsgen.objectives import OBJECTIVES, combine, two_term_weights
+from fsgen.objectives import OBJECTIVES, combine
 from fsgen.registry import MODELS, build
 from fsgen.run import Run, provenance
 from fsgen.storage import check_state_dict
+from fsgen.training_schedule import annealing, learning_rate, optimiser
 
 PATIENCE = 5  # bad steps in a row before the run stops
 MOST_THREADS = 1024
@@ -87,7 +88,7 @@ class Trainer:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         decay = config.optimiser.ema
         self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
-        self.optimiser = _optimiser(config.optimiser, self.model)
+        self.optimiser = optimiser(config.optimiser, self.model)
         if config.compile:
             for network in self.model.children():
                 network.compile()
@@ -323,37 +324,6 @@ def _other_levels(name: str, model: FewShotModel, images: Images) -> str:
         return f"{said}leave out --model.options.likelihood, or make it {head_for(images.levels)}."
     able = ", ".join(other for other in MODELS if "likelihood" in MODELS.entry(other).options)
     return f"{said}for a folder of pictures add --data.options.mode binary, or take a model that knows both: {able}."
-
-
-def annealing(config: ObjectiveConfig, step: int) -> tuple[float, float]:
-    """Weights of the likelihood and of the KL terms at step ``step`` (from 0)."""
-    likelihood, kl = two_term_weights(config.alpha, config.alpha_halving, step)
-    return likelihood, kl * (min(1.0, (step + 1) / config.kl_warmup) if config.kl_warmup else 1.0)
-
-
-def learning_rate(config: OptimiserConfig, step: int, steps: int) -> float:
-    """The learning rate of step ``step`` (from 0) of ``steps``.
-
-    >>> c = OptimiserConfig(learning_rate=1.0, schedule="thirds", warmup=0)
-    >>> [learning_rate(c, s, 9) for s in (0, 3, 8)]
-    [1.0, 0.3, 0.1]
-    """
-    factor = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
-    if config.schedule == "cosine":
-        factor *= 0.01 + 0.99 * (1 + math.cos(math.pi * step / steps)) / 2
-    elif config.schedule == "thirds":
-        factor *= (1.0, 0.3, 0.1)[min(2, 3 * step // steps)]
-    return config.learning_rate * factor
-
-
-def _optimiser(config: OptimiserConfig, model: nn.Module) -> torch.optim.Optimizer:
-    settings: dict[str, Any] = {"lr": config.learning_rate, "betas": tuple(config.betas), "fused": True}
-    try:
-        if config.name == "adamw":
-            return torch.optim.AdamW(model.parameters(), weight_decay=config.weight_decay, **settings)
-        return torch.optim.Adam(model.parameters(), **settings)
-    except ValueError as error:
-        raise InputError(f"optimiser.{config.name}: {error}; betas are two numbers of [0, 1).") from error
 
 
 def _device(name: str) -> torch.device:
