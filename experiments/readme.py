@@ -21,6 +21,7 @@ from fsgen.report.tables import (
     published_rows,
     read_results,
     sampling_table,
+    scaling_table,
     speed_table,
     training_table,
 )
@@ -149,6 +150,9 @@ def pages() -> dict[Path, str]:
     body = between(page.read_text(encoding="utf-8"), "gmn_step", speed)
     walks = json.loads((ROOT / "benchmarks/results/pixelcnn_sampling.json").read_text(encoding="utf-8"))
     made[page] = figures(between(body, "pixelcnn_sampling", sampling_table(walks)))
+    page = ROOT / "docs" / "scaling.md"
+    scaling = scaling_table(json.loads((ROOT / "benchmarks/results/all_reduce.json").read_text(encoding="utf-8")))
+    made[page] = between(page.read_text(encoding="utf-8"), "all_reduce", scaling)
     family = ROOT / "experiments" / "omniglot-comparison"
     compared = json.loads((family / "comparison.json").read_text(encoding="utf-8"))
     page, side_by_side = family / "README.md", comparison_table(compared)

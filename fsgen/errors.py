@@ -31,3 +31,11 @@ class StorageError(FsgenError):
     """A file could not be written: full disk, quota, read-only folder."""
 
     exit_status = 74
+
+
+class ToldElsewhereError(FsgenError):
+    """Another process of the job has said why all of them end; this one says nothing."""
+
+    def __init__(self, exit_status: int) -> None:
+        super().__init__("")
+        self.exit_status = exit_status

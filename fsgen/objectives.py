@@ -76,6 +76,7 @@ def combine(
     kl_weight: float = 1.0,
     free_nats: float = 0.0,
     likelihood_weight: float = 1.0,
+    pooled: Callable[[float], float] = float,
 ) -> Float[Tensor, "K B U"]:
     r"""Log-weights from named terms: the sum over sites, optionally annealed for training.
 
@@ -88,13 +89,14 @@ def combine(
         free_nats: a latent site whose mean KL is below this many nats counts as exactly that many and
             gets no gradient, so that it is not switched off early in training.
         likelihood_weight: gamma, see :func:`two_term_weights`; 1 gives a true bound.
+        pooled: gives a mean over this batch as that over all batches of the step, where processes share one.
 
     Source: Bowman et al. (2016), sec. 3.1; Kingma et al. (2016), appendix C.8 (free bits).
     """
     total = likelihood_weight * terms["x"]
     for site, term in terms.items():
         if site != "x":
-            idle = free_nats > 0 and -term.mean().item() < free_nats
+            idle = free_nats > 0 and -pooled(term.mean().item()) < free_nats
             total = total + kl_weight * (term.detach() * 0 - free_nats if idle else term)
     return total
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from fsgen.config import ObjectiveConfig, OptimiserConfig, TrainConfig, as_plain
+from fsgen.config import TrainConfig, as_plain
 from fsgen.data.images import Images
 from fsgen.data.sampler import EpisodeSampler
 from fsgen.data.sources import load_images
@@ -25,14 +25,17 @@ from fsgen.evaluation import own_random_state, sequential_nats
 from fsgen.inference import terms
 from fsgen.model import FewShotModel, load
 from fsgen.monitor import Monitor
-from fsgen.objectives import OBJECTIVES, combine, two_term_weights
+from fsgen.objectives import OBJECTIVES, combine
+from fsgen.parallel import Alone, Job
 from fsgen.registry import MODELS, build
 from fsgen.run import Run, provenance
 from fsgen.storage import check_state_dict
+from fsgen.training_schedule import annealing, learning_rate, optimiser
 
 PATIENCE = 5  # bad steps in a row before the run stops
 MOST_THREADS = 1024
 VALIDATION_SEED = 20_18
+STOPS = ("time", "SIGUSR1", "SIGTERM", "SIGINT")  # what ends a run early; of several, the last
 CALMER = "Train again with a lower --optimiser.learning_rate or --optimiser.clip into another --out."
 
 
@@ -63,8 +66,12 @@ class Trainer:
     is also the data position) and random state. A resumed run therefore ends at the same parameters, bit by bit, as
     one that was never stopped, on the same machine with the same number of threads.
 
+    In a job of several processes each takes its share of every batch; parameters, optimiser and average are the same
+    in all of them, and process 0 alone validates and writes. A checkpoint does not know how many there were.
+
     Args:
         config: of the run.
+        job: the processes that train together; by default this one alone.
 
     Raises:
         FsgenError: a value out of range, unknown names, data that cannot be read or do not fit the model.
@@ -72,14 +79,15 @@ class Trainer:
 
     run: Run
 
-    def __init__(self, config: TrainConfig) -> None:
+    def __init__(self, config: TrainConfig, job: Job | None = None) -> None:
         config.check()
-        self.config = config
+        self.config, self.job = config, job or Alone()
+        self.share = self.job.share(config.episodes.batch)
         if config.threads > MOST_THREADS:
             raise InputError(f"threads is {config.threads}; give {MOST_THREADS} or less, or 0 for torch's choice.")
         if config.threads:
             torch.set_num_threads(config.threads)
-        self.device = _device(config.device)
+        self.device = _device(self.job.device(config.device))
         self.sampler, self.held_out = self._samplers()
         torch.manual_seed(config.seed)
         self.model = build_model(config, self.sampler).to(self.device)
@@ -87,7 +95,7 @@ class Trainer:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         decay = config.optimiser.ema
         self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
-        self.optimiser = _optimiser(config.optimiser, self.model)
+        self.optimiser = optimiser(config.optimiser, self.model)
         if config.compile:
             for network in self.model.children():
                 network.compile()
@@ -124,12 +132,13 @@ class Trainer:
         """Trains until the last step, the time limit or a signal, and leaves a checkpoint.
 
         Args:
-            run: its folder; the caller holds its lock.
+            run: its folder; the caller holds its lock, process 0 for all.
             resume: continue from the newest good checkpoint, if there is one.
             max_minutes: wall-clock limit of this call.
             monitor: what shows and logs progress.
 
         Raises:
+            LostPeerError: another process of the job died or hangs.
             TrainingError: five steps in a row had a non-finite loss or gradient, or a parameter overflowed.
             CheckpointError: no checkpoint of the run is intact, or it is of another model.
         """
@@ -138,7 +147,7 @@ class Trainer:
         if not (resume and self._restore(monitor)):
             self._start()
         begun, cpu = self.step, time.process_time()
-        with _caught_signals() as caught, monitor.watching(self.config.steps, begun):
+        with _caught_signals(insist=self.job.size == 1) as caught, monitor.watching(self.config.steps, begun):
             try:
                 reason = self._loop(caught, time.monotonic() + 60 * max_minutes, monitor)
             except TrainingError:
@@ -147,10 +156,10 @@ class Trainer:
                 raise
             if self.step > begun:
                 self._checkpoint()
-                spent = round(time.process_time() - cpu, 1)  # of this session; "seconds" are those of the whole run
-                seconds = {"seconds": self.seconds, "cpu_seconds": spent, "threads": torch.get_num_threads()}
-                ended = {"from": begun, "step": self.step, "reason": reason, **seconds, "provenance": provenance()}
-                run.append("sessions", ended)
+                spent = self.job.size * self.job.mean(time.process_time() - cpu)  # of this session, of all processes
+                seconds = {"seconds": self.seconds, "cpu_seconds": round(spent, 1), "threads": torch.get_num_threads()}
+                ended = {"from": begun, "step": self.step, "reason": reason, "processes": self.job.size, **seconds}
+                self._log("sessions", {**ended, "provenance": provenance()})
         monitor.finish(as_plain(self.config), None if math.isinf(self.best) else self.best)
         return Outcome(reason, self.step, None if math.isinf(self.best) else self.best)
 
@@ -158,20 +167,21 @@ class Trainer:
         c = self.config
         self.model.train()
         remaining = c.steps - self.step
-        episodes = self.sampler.stream(c.episodes.batch, self.step, remaining, c.episodes.workers)
+        episodes = self.sampler.stream(c.episodes.batch, self.step, remaining, c.episodes.workers, self.share)
+        like = next(self.model.parameters())
         started = time.monotonic() - self.seconds
         for episode in episodes:
-            loss, norm = self._advance(episode.to(self.device))
+            self.job.own_noise(c.seed, self.step)
+            loss, norm = self._advance(episode.to(like))
             self.step += 1
             self.seconds = time.monotonic() - started
             monitor.step(self.step, loss)
             last = self.step == c.steps
             if self.step % c.validation.every == 0 or last:
                 self._validate(loss, norm, monitor)
-            if caught and not last:
-                return caught[0]
-            if time.monotonic() > deadline and not last:
-                return "time"
+            wish = caught[0] if caught else "time" if time.monotonic() > deadline else None
+            if not last and (reason := self.job.agreed(wish, STOPS)):
+                return reason
             if self.step % c.checkpoint_every == 0 and not last:
                 self._checkpoint()
         return "finished"
@@ -183,15 +193,19 @@ class Trainer:
             parts = terms(self.model, episode, c.objective.particles)
         likelihood, kl = annealing(c.objective, self.step)
         free = c.objective.free_nats
-        log_weights = combine(parts, likelihood_weight=likelihood, kl_weight=kl, free_nats=free)
-        if not bool(log_weights.isfinite().all()):
-            bad = (~log_weights.isfinite()).any(0).any(-1).nonzero().flatten().tolist()
+        pooled = self.job.mean
+        log_weights = combine(parts, likelihood_weight=likelihood, kl_weight=kl, free_nats=free, pooled=pooled)
+        bad = self.job.gathered((~log_weights.isfinite()).any(0).any(-1))
+        if bool(bad.any()):
             first = self.step * c.episodes.batch
-            return self._skip(f"non-finite log-weight in episodes {[first + b for b in bad]}")
+            return self._skip(
+                f"non-finite log-weight in episodes {[first + b for b in bad.nonzero().flatten().tolist()]}"
+            )
         units = episode.queries if log_weights.shape[-1] == 1 else 1
         loss = -OBJECTIVES[c.objective.name](log_weights).mean() / units
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        self.job.average(self.model.parameters())
         gradients = {n: p.grad for n, p in self.model.named_parameters() if p.grad is not None}
         norm = nn.utils.get_total_norm(gradients.values())
         if not bool(norm.isfinite()):
@@ -209,7 +223,7 @@ class Trainer:
 
     def _skip(self, why: str) -> tuple[float, float]:
         self.bad_steps += 1
-        self.run.append("metrics", {"step": self.step + 1, "skipped": why, "in_a_row": self.bad_steps})
+        self._log("metrics", {"step": self.step + 1, "skipped": why, "in_a_row": self.bad_steps})
         if self.bad_steps >= PATIENCE:
             raise TrainingError(
                 f"{self.run.path}: stopped at step {self.step + 1} after {PATIENCE} bad steps in a row: {why}. {CALMER}"
@@ -217,7 +231,9 @@ class Trainer:
         return math.nan, math.nan
 
     def _validate(self, loss: float, norm: float, monitor: Monitor) -> None:
-        v = self.config.validation
+        v, loss = self.config.validation, self.job.mean(loss)
+        if not self.job.lead:
+            return
         nats = sequential_nats(self.selected, self.held_out, v.sets, v.particles, seed=VALIDATION_SEED)
         by_shots = nats.mean(0)
         mean = by_shots.mean().item()
@@ -233,8 +249,12 @@ class Trainer:
         if better := mean < self.best:
             self.best = mean
             self.run.save_weights(_cpu(self.selected.state_dict()))
-        self.run.append("metrics", record)
+        self._log("metrics", record)
         monitor.validated({**record, "seconds": self.seconds, "best": better}, self.selected, self.held_out)
+
+    def _log(self, name: str, record: dict[str, Any]) -> None:
+        if self.job.lead:
+            self.run.append(name, record)
 
     def _broken(self) -> str | None:
         """The first parameter that is not finite, if there is one."""
@@ -243,11 +263,13 @@ class Trainer:
     def _checkpoint(self) -> None:
         if broken := self._broken():
             raise TrainingError(f"{self.run.path}: {broken} is not finite after step {self.step}. {CALMER}")
+        if not self.job.lead:
+            return
         state = {
             "optimiser": self.optimiser.state_dict(),
             "average": None if self.average is None else _cpu(self.average.state_dict()),
             "random": torch.get_rng_state(),
-            "random_cuda": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
+            "random_cuda": [torch.cuda.get_rng_state(self.device)] if self.device.type == "cuda" else [],
             "step": self.step,
             "seconds": self.seconds,
             "best": self.best,
@@ -256,32 +278,39 @@ class Trainer:
         self.run.save_checkpoint(self.step, _cpu(self.model.state_dict()), state)
 
     def _start(self) -> None:
-        """Step 0: an empty log, and the weights to start from if the configuration names any."""
-        self.run.rewind("metrics", -1)
-        if (folder := self.config.model.init) is not None:
-            weights = load(folder).state_dict()
-            for model in (self.model, self.selected):
-                model.start_from(weights, folder)
+        """Step 0: an empty log, and process 0's weights in every process: drawn, or those the configuration names."""
+
+        def first() -> dict[str, Tensor]:
+            self.run.rewind("metrics", -1)
+            if (folder := self.config.model.init) is not None:
+                self.model.start_from(load(folder).state_dict(), folder)
+            return _cpu(self.model.state_dict())
+
+        weights = self.job.from_lead(first)
+        for model in (self.model, self.selected):
+            model.load_state_dict(weights)
 
     def _restore(self, monitor: Monitor) -> bool:
         """Continues from the newest good checkpoint; false if there is none."""
-        checkpoint = self.run.load_checkpoint()
+        checkpoint = self.job.from_lead(self.run.load_checkpoint)
         if checkpoint is None:
             return False
         for message in checkpoint.skipped:
             monitor.say(message)
-        check_state_dict(self.model.state_dict(), checkpoint.weights, f"{self.run.path}, step {checkpoint.step}")
+        said = f"{self.run.path}, step {checkpoint.step}"
+        self.job.together(lambda: check_state_dict(self.model.state_dict(), checkpoint.weights, said))
         self.model.load_state_dict(checkpoint.weights)
         state = checkpoint.state
         self.optimiser.load_state_dict(state["optimiser"])
         if self.average is not None and state["average"] is not None:
             self.average.load_state_dict(state["average"])
         torch.set_rng_state(state["random"])
-        if state["random_cuda"]:
-            torch.cuda.set_rng_state_all(state["random_cuda"])
+        if state["random_cuda"] and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["random_cuda"][0], self.device)
         self.step, self.seconds, self.best = state["step"], state["seconds"], state["best"]
         self.bad_steps = state["bad_steps"]
-        self.run.rewind("metrics", self.step)
+        if self.job.lead:
+            self.run.rewind("metrics", self.step)
         monitor.say(f"resumed at step {self.step} of {self.config.steps}")
         return True
 
@@ -325,37 +354,6 @@ def _other_levels(name: str, model: FewShotModel, images: Images) -> str:
     return f"{said}for a folder of pictures add --data.options.mode binary, or take a model that knows both: {able}."
 
 
-def annealing(config: ObjectiveConfig, step: int) -> tuple[float, float]:
-    """Weights of the likelihood and of the KL terms at step ``step`` (from 0)."""
-    likelihood, kl = two_term_weights(config.alpha, config.alpha_halving, step)
-    return likelihood, kl * (min(1.0, (step + 1) / config.kl_warmup) if config.kl_warmup else 1.0)
-
-
-def learning_rate(config: OptimiserConfig, step: int, steps: int) -> float:
-    """The learning rate of step ``step`` (from 0) of ``steps``.
-
-    >>> c = OptimiserConfig(learning_rate=1.0, schedule="thirds", warmup=0)
-    >>> [learning_rate(c, s, 9) for s in (0, 3, 8)]
-    [1.0, 0.3, 0.1]
-    """
-    factor = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
-    if config.schedule == "cosine":
-        factor *= 0.01 + 0.99 * (1 + math.cos(math.pi * step / steps)) / 2
-    elif config.schedule == "thirds":
-        factor *= (1.0, 0.3, 0.1)[min(2, 3 * step // steps)]
-    return config.learning_rate * factor
-
-
-def _optimiser(config: OptimiserConfig, model: nn.Module) -> torch.optim.Optimizer:
-    settings: dict[str, Any] = {"lr": config.learning_rate, "betas": tuple(config.betas), "fused": True}
-    try:
-        if config.name == "adamw":
-            return torch.optim.AdamW(model.parameters(), weight_decay=config.weight_decay, **settings)
-        return torch.optim.Adam(model.parameters(), **settings)
-    except ValueError as error:
-        raise InputError(f"optimiser.{config.name}: {error}; betas are two numbers of [0, 1).") from error
-
-
 def _device(name: str) -> torch.device:
     try:
         probe = torch.ones(1, device=name)
@@ -375,12 +373,14 @@ def _cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 @contextlib.contextmanager
-def _caught_signals() -> Iterator[list[str]]:
-    """Collects the name of the first stop signal; a second one ends the process at once."""
+def _caught_signals(*, insist: bool) -> Iterator[list[str]]:
+    """Collects the names of stop signals. A second one ends the process at once, if a person who insists may send it:
+    launchers repeat to each of their processes what a scheduler has sent to all.
+    """
     caught: list[str] = []
 
     def note(number: int, frame: object) -> None:
-        if caught:
+        if caught and insist:
             raise KeyboardInterrupt
         caught.append(signal.Signals(number).name)
 

@@ -138,6 +138,11 @@ def test_a_latent_below_its_free_nats_counts_as_them_and_has_no_gradient(
     assert slopes(parts, combine(parts, free_nats=0.1)) == {"c": 1.0, "x": 1.0, "z": 1.0}
 
 
+def test_free_nats_are_counted_over_all_processes(parts: dict[str, Tensor]) -> None:
+    assert slopes(parts, combine(parts, free_nats=0.5, pooled=lambda mean: -9.0)) == {"c": 1.0, "x": 1.0, "z": 1.0}
+    assert slopes(parts, combine(parts, free_nats=0.5, pooled=lambda mean: -0.1)) == {"c": None, "x": 1.0, "z": None}
+
+
 def test_a_negative_divergence_estimate_is_not_free_by_default(parts: dict[str, Tensor]) -> None:
     parts["c"] = (parts["c"].detach() + 1.0).requires_grad_()  # log p - log q above 0 on these draws
     assert slopes(parts, combine(parts)) == {"c": 1.0, "x": 1.0, "z": 1.0}

@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 
 from fsgen.registry import MODELS, SOURCES
-from fsgen.report.tables import between, comparison_table, likelihood_table, model_table, read_results, sampling_table
+from fsgen.report.tables import (
+    between,
+    comparison_table,
+    likelihood_table,
+    model_table,
+    read_results,
+    sampling_table,
+    scaling_table,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -90,6 +98,17 @@ def test_the_sampling_table_holds_both_times():
     lines = sampling_table({"candidates": {"pixelcnn": found}}).splitlines()
     assert lines[2] == "| pixelcnn | 200.0 | 1.50 | 133 | 120 to 140 |"
     assert lines[1].count("|") == lines[2].count("|")
+
+
+def test_the_scaling_table_follows_its_formula():
+    found = {"gradient_bytes": 5_000_000, "step_seconds": 0.1, "all_reduce_seconds": 0.02}
+    machine = {"load_before": 0.04, "cores": 2}
+    result = {**machine, "processes": 2, "agreement_seconds": 0.005, "models": {"gmn": found}}
+    lines = scaling_table(result, bandwidth=1e9, latency=1e-4).splitlines()
+    assert lines[1].count("|") == lines[0].count("|") == 8
+    # 0.1 / (0.1 + 0.025); in a ring of 8, 14 messages of 0.625 ms and 3 x 14 of 0.1 ms; of 32, 62 and 186
+    assert lines[2] == "| `gmn` | 5.00 | 0.100 | 20.00 | 80.0% | 88.5% | 77.9% |"
+    assert lines[-1] == "Agreeing took 5.00 ms a step; the load before was 0.0 on 2 cores."
 
 
 def test_marks_that_are_missing_are_named():

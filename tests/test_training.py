@@ -280,10 +280,12 @@ def test_kl_terms_grow_to_full_weight(tmp_path: Path, monkeypatch: pytest.Monkey
     weights: list[tuple[float, float]] = []
     original: Callable[..., Tensor] = training.combine
 
-    def noted(parts: Any, *, likelihood_weight: float, kl_weight: float, free_nats: float) -> Tensor:
+    def noted(parts: Any, *, likelihood_weight: float, kl_weight: float, free_nats: float, pooled: Any) -> Tensor:
         weights.append((likelihood_weight, kl_weight))
         assert free_nats == 0.5
-        return original(parts, likelihood_weight=likelihood_weight, kl_weight=kl_weight, free_nats=free_nats)
+        return original(
+            parts, likelihood_weight=likelihood_weight, kl_weight=kl_weight, free_nats=free_nats, pooled=pooled
+        )
 
     monkeypatch.setattr(training, "combine", noted)
     train(tmp_path / "warm", config(steps=6, objective={"kl_warmup": 4, "free_nats": 0.5}))

@@ -44,13 +44,14 @@ ROOMS: dict[str, set[str]] = {
     "inference": {"episode"},
     "data": {"episode", "registry"} | BASE,
     "run": {"registry", "config"} | BASE,
+    "parallel": {"errors"},
     "model": {"episode", "inference", "objectives", "registry"} | BASE,
     "adaptation": {"episode", "inference", "model", "registry", "errors"},
     "models": {"adaptation", "episode", "nets", "sets", "distributions", "model", "registry"} | BASE,
     "evaluation": {"episode", "model", "inference", "objectives", "run", "data"} | BASE,
     "classification": {"episode", "model", "inference", "objectives", "run", "data"} | BASE,
     "training": {"episode", "distributions", "inference", "objectives", "run", "config", "registry", "data", "model"}
-    | {"evaluation", "monitor"}
+    | {"evaluation", "monitor", "parallel"}
     | BASE,
     "monitor": {"config", "data", "model", "sheets"} | BASE,
     "report": {"run", "registry"} | BASE,
@@ -59,7 +60,7 @@ ROOMS: dict[str, set[str]] = {
     "__init__": ANY,
 }
 APART = {"models"}
-ONLY_IN = {"pyro.poutine": "inference", "torchvision": "data.vision"}
+ONLY_IN = {"pyro.poutine": "inference", "torchvision": "data.vision", "torch.distributed": "parallel.processes"}
 NEVER_IN = {
     "report": {"torch", "pyro", "torchvision"},
     "sheets": {"torch", "pyro", "torchvision", "matplotlib"},

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 import fsgen
-from fsgen.errors import FsgenError, UnknownNameError
+from fsgen.errors import FsgenError, ToldElsewhereError, UnknownNameError
 from fsgen.registry import nearest
 
 COMMANDS = {
@@ -52,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         status: int = command.run(command.parser().parse(words[1:]))
         sys.stdout.flush()  # so that a reader that has gone is met here and not at exit
         return status
+    except ToldElsewhereError as error:
+        return error.exit_status
     except FsgenError as error:
         print(f"fsgen {name}: {error}", file=sys.stderr)
         return error.exit_status

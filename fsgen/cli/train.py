@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import Namespace
 
 from fsgen.cli.parsing import Parser, check_values
 from fsgen.config import TrainConfig, as_plain, flat, from_plain
 from fsgen.errors import CheckpointError
+from fsgen.parallel import joined
 from fsgen.registry import MODELS, SOURCES
 from fsgen.run import CONFIG, Run
+
+if TYPE_CHECKING:
+    from fsgen.training import Outcome
 
 # What may differ between a run and its continuation without changing what is learnt.
 MOVABLE = ("data.root", "device", "threads", "checkpoint_every", "episodes.workers")
@@ -34,6 +39,13 @@ def parser() -> Parser:
     p.add_argument(
         "--max-minutes", type=float, default=math.inf, metavar="M", help="stop with a checkpoint after M minutes"
     )
+    p.add_argument(
+        "--peer-timeout",
+        type=float,
+        default=600.0,
+        metavar="S",
+        help="of several processes (torchrun): seconds without an answer after which one counts as lost",
+    )
     p.add_argument("--quiet", action="store_true", help="no progress and no TensorBoard")
     p.add_class_arguments(TrainConfig)
     return p
@@ -41,8 +53,45 @@ def parser() -> Parser:
 
 def run(args: Namespace) -> int:
     """Trains; returns 0, or 128 + n after signal n."""
-    config, folder = _config(args), Path(args.out)
-    known = None
+    with joined(args.peer_timeout) as job, contextlib.ExitStack() as held:
+        config, known = job.from_lead(lambda: _asked(args))
+
+        import pyro
+        import torch
+
+        from fsgen.monitor import Monitor
+        from fsgen.training import Trainer, TrainingError
+
+        pyro.enable_validation(False)
+        torch.distributions.Distribution.set_default_validate_args(False)
+        trainer = job.together(lambda: Trainer(config, job))
+
+        def locked() -> Run:
+            folder = known or Run.create(args.out, {"model": trainer.model.recipe, "training": as_plain(config)})
+            held.enter_context(folder.lock())
+            return folder
+
+        folder = job.from_lead(locked)
+        monitor = Monitor(folder.path, quiet=args.quiet or not job.lead)
+        try:
+            outcome = trainer.fit(folder, resume=args.resume, max_minutes=args.max_minutes, monitor=monitor)
+        except TrainingError as error:  # which every process meets at the same step
+            raise job.common(error) from None
+        if job.lead:
+            _say(folder.path, outcome, config.steps)
+        return outcome.exit_status
+
+
+def _say(folder: Path, outcome: Outcome, steps: int) -> None:
+    best = "" if outcome.best_nats is None else f", best validation {outcome.best_nats:.2f} nats"
+    print(f"{folder}: {outcome.reason} at step {outcome.step} of {steps}{best}")
+    if outcome.step < steps:
+        print(f"continue with: fsgen train --out {folder} --resume")
+
+
+def _asked(args: Namespace) -> tuple[TrainConfig, Run | None]:
+    """The configuration to train, and the run that it continues, if it does."""
+    config, folder, known = _config(args), Path(args.out), None
     if args.resume and os.path.lexists(folder / CONFIG):
         known = Run.open(folder)
         config = _continued(config, args.given, known.config, folder)
@@ -50,25 +99,7 @@ def run(args: Namespace) -> int:
     MODELS.check_preset(config.model.name, config.model.preset)
     check_values(SOURCES, config.data.name, config.data.options)
     check_values(MODELS, config.model.name, config.model.options)
-
-    import pyro
-    import torch
-
-    from fsgen.monitor import Monitor
-    from fsgen.training import Trainer
-
-    pyro.enable_validation(False)
-    torch.distributions.Distribution.set_default_validate_args(False)
-    trainer = Trainer(config)
-    run_folder = known or Run.create(folder, {"model": trainer.model.recipe, "training": as_plain(config)})
-    with run_folder.lock():
-        monitor = Monitor(folder, quiet=args.quiet)
-        outcome = trainer.fit(run_folder, resume=args.resume, max_minutes=args.max_minutes, monitor=monitor)
-    best = "" if outcome.best_nats is None else f", best validation {outcome.best_nats:.2f} nats"
-    print(f"{folder}: {outcome.reason} at step {outcome.step} of {config.steps}{best}")
-    if outcome.step < config.steps:
-        print(f"continue with: fsgen train --out {folder} --resume")
-    return outcome.exit_status
+    return config, known
 
 
 def _config(args: Namespace) -> TrainConfig:

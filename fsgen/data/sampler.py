@@ -18,6 +18,7 @@ from fsgen.errors import DataError, InputError
 
 PROTOCOLS = ("strict", "published")
 LIST_VERSION = 1
+WHOLE = slice(None)
 
 
 @dataclass(frozen=True)
@@ -179,21 +180,30 @@ class EpisodeSampler:
         cut = images.shape[1] * self.shots // (self.shots + self.queries)
         return Episode(images[:, :cut], images[:, cut:])
 
-    def stream(self, batch: int, start: int = 0, steps: int | None = None, workers: int = 0) -> Iterator[Episode]:
+    def stream(
+        self,
+        batch: int,
+        start: int = 0,
+        steps: int | None = None,
+        workers: int = 0,
+        share: slice = WHOLE,
+    ) -> Iterator[Episode]:
         """Batches start, start+1, ... ; batch s holds episodes s*batch ... s*batch + batch-1.
 
         Args:
             steps: number of batches; None goes on for ever.
             workers: processes that prepare batches ahead; they change nothing but the speed.
+            share: which episodes of each batch to draw, where others draw the rest.
         """
+        batches = _Batches(self, batch, share)
         stop = start + steps if steps is not None else 2**62
         if workers == 0:
             for step in range(start, stop):
-                yield self.episode(range(step * batch, (step + 1) * batch))
+                yield batches[step]
         else:
             own = torch.Generator()  # else the loader takes a number from the one that latents are drawn from
             yield from DataLoader(
-                _Batches(self, batch),
+                batches,
                 batch_size=None,
                 sampler=range(start, stop),
                 num_workers=workers,
@@ -211,11 +221,11 @@ class EpisodeSampler:
 
 
 class _Batches(Dataset[Episode]):
-    def __init__(self, sampler: EpisodeSampler, batch: int) -> None:
-        self.sampler, self.batch = sampler, batch
+    def __init__(self, sampler: EpisodeSampler, batch: int, share: slice) -> None:
+        self.sampler, self.batch, self.share = sampler, batch, share
 
     def __getitem__(self, step: int) -> Episode:
-        return self.sampler.episode(range(step * self.batch, (step + 1) * self.batch))
+        return self.sampler.episode(range(step * self.batch, (step + 1) * self.batch)[self.share])
 
 
 def _leave_signals_to_the_trainer(worker: int) -> None:

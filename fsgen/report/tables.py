@@ -127,6 +127,26 @@ def figures_table(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str])
     return "\n".join(lines + [_row([cell.format_map(row) for cell in columns.values()]) for row in rows])
 
 
+def scaling_table(result: Mapping[str, Any], *, bandwidth: float = 1.25e9, latency: float = 50e-6) -> str:
+    """What averaging gradients leaves of the speed of processes with one episode each: measured, and on paper.
+
+    Args:
+        result: of ``benchmarks/bench_all_reduce.py``.
+        bandwidth: bytes a second, latency: seconds a message, between the machines on paper, which reduce in rings.
+    """
+    here, machines, agreed = result["processes"], (8, 32), result["agreement_seconds"]
+    heads = ["model", "gradient, MB", "one episode, s", "all-reduce, ms", f"efficiency of {here} here"]
+    lines = [_row([*heads, *(f"of {n} on paper" for n in machines)]), _rule(1, len(heads) - 1 + len(machines))]
+    for name, found in result["models"].items():
+        step, averaged, size = (found[key] for key in ("step_seconds", "all_reduce_seconds", "gradient_bytes"))
+        rings = [2 * (n - 1) * (size / n / bandwidth + 3 * latency) for n in machines]
+        shares = [step / (step + wait) for wait in (averaged + agreed, *rings)]
+        numbers = [f"{size / 1e6:.2f}", f"{step:.3f}", f"{1e3 * averaged:.2f}"]
+        lines.append(_row([f"`{name}`", *numbers, *(f"{share:.1%}" for share in shares)]))
+    load = f"the load before was {result['load_before']:.1f} on {result['cores']} cores"
+    return "\n".join([*lines, "", f"Agreeing took {1e3 * agreed:.2f} ms a step; {load}."])
+
+
 def model_table(models: Registry) -> str:
     """The registered models and what each is."""
     lines = [_row(["model", "what it is"]), _rule(2, 0)]
