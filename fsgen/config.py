@@ -146,6 +146,7 @@ class TrainConfig:
         bf16: autocast networks to bfloat16; densities stay in full precision.
         channels_last: memory layout of convolutions.
         compile: compile the networks with torch.compile.
+        compile_mode: of torch.compile: default, reduce-overhead (CUDA graphs) or max-autotune.
         checkpoint_every: steps between checkpoints.
     """
 
@@ -162,6 +163,7 @@ class TrainConfig:
     bf16: bool = False
     channels_last: bool = True
     compile: bool = False
+    compile_mode: Literal["default", "reduce-overhead", "max-autotune"] = "default"
     checkpoint_every: int = 500
 
     def check(self) -> None:

@@ -65,8 +65,15 @@ class Episode:
         """The episode with its images moved or cast as by ``Tensor.to``; the mask only moves."""
         support = self.support.to(*args, **kwargs)
         query = support if self.query is self.support else self.query.to(*args, **kwargs)
-        visible = None if self.visible is None else self.visible.to(support.device)
+        along = bool(kwargs.get("non_blocking", False))
+        visible = None if self.visible is None else self.visible.to(support.device, non_blocking=along)
         return Episode(support, query, visible)
+
+    def pin_memory(self) -> Episode:
+        """The episode in page-locked memory, from which copies to a GPU do not wait."""
+        support = self.support.pin_memory()
+        query = support if self.query is self.support else self.query.pin_memory()
+        return Episode(support, query, None if self.visible is None else self.visible.pin_memory())
 
     def sharing(self) -> Episode:
         """The same episode with an empty scratch pad, so that ``shared`` computes each key once."""

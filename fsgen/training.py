@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fsgen.config import TrainConfig, as_plain
 from fsgen.data.images import Images
+from fsgen.data.prefetch import ahead
 from fsgen.data.sampler import EpisodeSampler
 from fsgen.data.sources import load_images
 from fsgen.distributions import head_for
@@ -98,7 +99,7 @@ class Trainer:
         self.optimiser = optimiser(config.optimiser, self.model)
         if config.compile:
             for network in self.model.children():
-                network.compile()
+                network.compile(mode=config.compile_mode)
         self.step, self.seconds, self.best, self.bad_steps = 0, 0.0, math.inf, 0
 
     def _samplers(self) -> tuple[EpisodeSampler, EpisodeSampler]:
@@ -170,9 +171,9 @@ class Trainer:
         episodes = self.sampler.stream(c.episodes.batch, self.step, remaining, c.episodes.workers, self.share)
         like = next(self.model.parameters())
         started = time.monotonic() - self.seconds
-        for episode in episodes:
+        for episode in ahead(episodes, like):
             self.job.own_noise(c.seed, self.step)
-            loss, norm = self._advance(episode.to(like))
+            loss, norm = self._advance(episode)
             self.step += 1
             self.seconds = time.monotonic() - started
             monitor.step(self.step, loss)

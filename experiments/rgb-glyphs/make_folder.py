@@ -56,7 +56,7 @@ def look(rng: np.random.Generator) -> dict[str, float | str]:
     }
 
 
-def picture(glyph: np.ndarray, style: dict, rng: np.random.Generator) -> np.ndarray:
+def picture(glyph: np.ndarray, style: dict, rng: np.random.Generator, noise: float) -> np.ndarray:
     """One image, uint8 [SIZE, SIZE, 3], from a binary glyph [SIZE, SIZE]."""
 
     def colour(hue: float, light: float, saturation: float) -> np.ndarray:
@@ -68,7 +68,7 @@ def picture(glyph: np.ndarray, style: dict, rng: np.random.Generator) -> np.ndar
     pattern = texture(style["kind"], style["period"], style["angle"] + 0.03 * rng.standard_normal(), rng.random(2))
     scene = ground + style["contrast"] * pattern[..., None]
     soft = _softened(glyph)[..., None]
-    shown = (1 - soft) * scene + soft * ink + 0.012 * rng.standard_normal((SIZE, SIZE, 3))
+    shown = (1 - soft) * scene + soft * ink + noise * rng.standard_normal((SIZE, SIZE, 3))
     return np.rint(255 * np.clip(shown, 0, 1)).astype(np.uint8)
 
 
@@ -80,7 +80,7 @@ def _softened(glyph: np.ndarray) -> np.ndarray:
     return np.clip(np.maximum(glyph, 1.2 * blurred), 0, 1)
 
 
-def write_split(out: Path, split: str, classes: int, images: int, seed: int) -> None:
+def write_split(out: Path, split: str, classes: int, images: int, seed: int, noise: float) -> None:
     """The classes of one split below ``out / split``."""
     alphabets = -(-classes // CHARACTERS)
     held = glyphs(
@@ -93,7 +93,7 @@ def write_split(out: Path, split: str, classes: int, images: int, seed: int) -> 
         folder.mkdir(parents=True)
         for i, member in enumerate(held.members[c]):
             rng = np.random.default_rng([seed, SPLITS.index(split), c, i])
-            Image.fromarray(picture(held.pixels[member, 0], style, rng)).save(folder / f"{i:02d}.png")
+            Image.fromarray(picture(held.pixels[member, 0], style, rng, noise)).save(folder / f"{i:02d}.png")
 
 
 def main() -> None:
@@ -102,13 +102,14 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=400, help="of all splits: 70 %% train, 10 %% validation")
     parser.add_argument("--images", type=int, default=12, help="of each class")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--noise", type=float, default=0.012, help="standard deviation of a pixel, in units of 255")
     args = parser.parse_args()
     if args.out.exists():
         raise SystemExit(f"{args.out} is there already; choose another --out.")
-    if args.classes < 10 or args.images < 1 or args.seed < 0:
-        raise SystemExit("give --classes 10 or more, --images 1 or more, --seed 0 or more.")
+    if args.classes < 10 or args.images < 1 or args.seed < 0 or not 0 <= args.noise < 1:
+        raise SystemExit("give --classes 10 or more, --images 1 or more, --seed 0 or more, --noise of [0, 1).")
     for split, part in PARTS.items():
-        write_split(args.out, split, round(part * args.classes), args.images, args.seed)
+        write_split(args.out, split, round(part * args.classes), args.images, args.seed, args.noise)
     print(f"{args.out}: {args.classes} classes of {args.images} images")
 
 
