@@ -12,8 +12,8 @@ from fsgen.episode import Episode
 def ahead(episodes: Iterable[Episode], like: Tensor) -> Iterator[Episode]:
     """The episodes on the device and in the precision of ``like``, in order.
 
-    On a GPU each is drawn and copied, from page-locked memory, while the step before it is computed; on the CPU there is
-    nothing to gain, and nothing is drawn before its turn.
+    On a GPU each is drawn and copied, from page-locked memory, while the step before it is computed; on the CPU there
+    is nothing to gain, and nothing is drawn before its turn.
     """
     if not like.is_cuda:
         for episode in episodes:
