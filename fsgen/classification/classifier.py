@@ -96,11 +96,9 @@ class EpisodicClassifier(ABC):
         Raises:
             InputError: as :meth:`fit`; then what was shown before is kept as it was.
         """
-        new, named = self._checked("images", images), _labels(labels)
+        new, named = self._checked(images), _labels(labels)
         if not len(new) or len(new) != len(named):
             raise InputError(f"fit: {len(new)} images and {len(named)} labels; give one image or more, a label each.")
-        if len(unlike := {new.shape[1:], *(held.shape[1:] for held in self._shown.values())}) > 1:
-            raise InputError(f"fit: images of shapes {sorted(map(list, unlike))}; make them one size.")
         _in_order({*self._shown, *named})
         rows: dict[Hashable, list[int]] = {}
         for row, label in enumerate(named):
@@ -130,7 +128,7 @@ class EpisodicClassifier(ABC):
         .. math:: \log p(c \mid x) = s_c(x) + \log \pi_c - \log \sum_k \pi_k e^{s_k(x)}
         """
         labels = self._known()
-        queries = self._checked("images", images).to(self._shown[labels[0]].dtype)
+        queries = self._checked(images).to(self._shown[labels[0]].dtype)
         decision = Decision.between([self._shown[label] for label in labels], queries)
         with own_random_state(self.like()):
             torch.manual_seed(self.seed)
@@ -142,16 +140,16 @@ class EpisodicClassifier(ABC):
             raise InputError(f"{type(self).__name__}: no class was shown yet; call fit(images, labels) first.")
         return sorted(self._shown)  # type: ignore[type-var]
 
-    def _checked(self, what: str, images: Any) -> Tensor:
-        given = _tensor(what, images)
+    def _checked(self, images: Any) -> Tensor:
+        given = _tensor(images)
         shape = self.event_shape
-        if shape is None and self._shown and what == "images":
+        if shape is None and self._shown:
             shape = tuple(next(iter(self._shown.values())).shape[1:])
         if shape is None:
             if given.ndim != 4:
-                raise InputError(f"{what}: expected [N, C, H, W], got {list(given.shape)}.")
+                raise InputError(f"images: expected [N, C, H, W], got {list(given.shape)}.")
             shape = tuple(given.shape[1:])
-        return check_images(what, given, shape, self.levels).detach().cpu()
+        return check_images("images", given, shape, self.levels).detach().cpu()
 
     def _log_prior(self, labels: Sequence[Hashable]) -> Tensor:
         prior = self.prior
@@ -199,17 +197,17 @@ def _log_shares(weights: Sequence[int | float]) -> Tensor:
     return (values / values.sum()).log()
 
 
-def _tensor(what: str, images: Any) -> Tensor:
+def _tensor(images: Any) -> Tensor:
     if isinstance(images, Tensor):
         return images.float() if images.dtype == torch.bool else images
     try:
         array = np.asarray(images)
         given = torch.tensor(array.astype(np.float32) if array.dtype == bool else array)
     except (TypeError, ValueError) as error:
-        raise InputError(f"{what}: expected a tensor or an array [N, C, H, W], got {type(images).__name__}.") from error
+        raise InputError(f"images: expected a tensor or an array [N, C, H, W], got {type(images).__name__}.") from error
     if not given.is_floating_point():
         edit = "images.astype('float32')" + " / 255" * bool(given.numel() and given.max() > 1)
-        raise InputError(f"{what}: expected floating-point values in [0, 1], got {array.dtype}; use {edit}.")
+        raise InputError(f"images: expected floating-point values in [0, 1], got {array.dtype}; use {edit}.")
     return given
 
 

@@ -71,4 +71,4 @@ class KernelDensity(EpisodicClassifier):
         query = decision.query.double().flatten(2)
         found = KERNELS[self.kernel](query, sets.flatten(1, 2), self.bandwidth)
         nats = found.unflatten(-1, held.shape[1:]).masked_fill(~held[:, None], -torch.inf)
-        return nats.logsumexp(-1) - held.sum(-1)[:, None].log()
+        return nats.logsumexp(-1) - held.sum(-1, dtype=torch.float64)[:, None].log()

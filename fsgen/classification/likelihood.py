@@ -25,8 +25,8 @@ class LikelihoodClassifier(ModelClassifier):
     .. math:: p(c \mid x) \propto \pi_c\, p(x \mid X_c)
 
     Exact where the model has no latent. Otherwise log p(x | X_c) is the importance-weighted bound of K particles, whose
-    noise all classes of an image share, so that it mostly cancels between them; and a class that is far behind after
-    the first few particles gets no more: it keeps the distance to the leader that it had on the same noise.
+    noise the classes that are scored together share, so that it mostly cancels between them; and a class that is far
+    behind after the first few particles gets no more: it keeps the distance to the leader that it had on that noise.
 
     All classes, queries and particles are scored together, ``budget`` images at a time: classes are the episodes of a
     batch, whose supports are encoded once a pass, and queries are shared by them and encoded once.
@@ -42,7 +42,8 @@ class LikelihoodClassifier(ModelClassifier):
         model: any model. prior, seed: see :class:`EpisodicClassifier`.
         particles: K, for models with latents.
         screen: particles after which classes may be left behind; 0 gives all particles to all classes.
-        margin: nats behind the best class of an image from which a class is left behind.
+        margin: a class is left behind if it is more nats behind the best one of an image than this and the standard
+            deviation, over particles, of the difference of their log-weights together.
         budget: particles x classes x queries computed at a time, which bounds the memory.
 
     Raises:
@@ -57,7 +58,7 @@ class LikelihoodClassifier(ModelClassifier):
         *,
         particles: int = 100,
         screen: int = 6,
-        margin: float = 8.0,
+        margin: float = 2.0,
         budget: int = 256,
         prior: Prior = "uniform",
         seed: int = 0,
@@ -113,7 +114,8 @@ class LikelihoodClassifier(ModelClassifier):
     ) -> Float[Tensor, "Q C"]:
         """Scores from all particles of the classes still in question; the others keep their distance to the leader."""
         best, leader = early.max(-1, keepdim=True)
-        left = (early >= best - self.margin).nonzero()  # [P, 2]: query and class
+        noise = (weights - weights.gather(-1, leader.expand(len(weights), -1, 1))).std(0, correction=0)
+        left = (early >= best - self.margin - noise).nonzero()  # [P, 2]: query and class
         more = self._pairs(sets, query, held, left, self.particles - len(weights))
         whole = early.clone()
         whole[left[:, 0], left[:, 1]] = iwae(torch.cat([weights[:, left[:, 0], left[:, 1]], more])[:, None])[0]
