@@ -13,6 +13,10 @@ __version__ = "0.1.0"
 _HOME = {
     "Episode": "fsgen.episode",
     "EpisodeSampler": "fsgen.data.sampler",
+    "LikelihoodClassifier": "fsgen.classification",
+    "FeatureClassifier": "fsgen.classification",
+    "ContextClassifier": "fsgen.classification",
+    "EpisodicClassifier": "fsgen.classification",
     "Images": "fsgen.data.images",
     "FewShotModel": "fsgen.model",
     "ConditionalDensity": "fsgen.model",
@@ -24,6 +28,7 @@ _HOME = {
 __all__ = [*sorted(_HOME), "__version__"]
 
 if TYPE_CHECKING:
+    from fsgen.classification import ContextClassifier, EpisodicClassifier, FeatureClassifier, LikelihoodClassifier
     from fsgen.data.images import Images
     from fsgen.data.sampler import EpisodeSampler
     from fsgen.data.sources import load_images

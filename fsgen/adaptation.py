@@ -234,8 +234,11 @@ class Adapted(FewShotModel, PerView):
             self.base.start_from(weights, source)
 
     def views(self, episode: Episode) -> Bool[Tensor, "B V S"]:
-        """What is seen: by all queries, where none is told apart or a latent couples them; else by each."""
-        if episode.visible is None:
+        """What is seen: by all queries, where none is told apart or a latent couples them; else by each.
+
+        A mask of one query expanded over the others tells none apart.
+        """
+        if episode.visible is None or episode.visible.stride(1) == 0:
             return episode.seen()[:, :1]
         return episode.visible.all(1, keepdim=True) if self.coupled else episode.visible
 

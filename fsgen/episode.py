@@ -92,12 +92,22 @@ class Episode:
         return self._memo[key]
 
     def embedded(self, embed: Callable[[Tensor], Tensor], key: str = "embedded") -> tuple[Tensor, Tensor]:
-        """``(embed(support), embed(query))``, shared, and one pass where both are the same tensor."""
+        """``(embed(support), embed(query))``, shared, and one pass where both are the same tensor.
+
+        What is one set expanded over all tasks, queries or support, is embedded once for all of them.
+        """
 
         def both() -> tuple[Tensor, Tensor]:
             if self.query is self.support:
                 return (together := embed(self.query)), together
+            if self.batch > 1 and 0 in (self.support.stride(0), self.query.stride(0)):
+                return self._each(embed, self.support), self._each(embed, self.query)
             joined = embed(torch.cat([self.support, self.query], 1))
             return joined[:, : self.shots], joined[:, self.shots :]
 
         return self.shared(key, both)
+
+    def _each(self, embed: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+        if images.stride(0):
+            return embed(images)
+        return (common := embed(images[:1])).expand(self.batch, *common.shape[1:])

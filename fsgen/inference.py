@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pyro
+import pyro.distributions as dist
 import torch
 from jaxtyping import Float
 from pyro import poutine
+from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
@@ -168,6 +170,17 @@ def couples_queries(model: Any, episode: Episode) -> bool:
     return any(not _in_plate(site, "queries") for site in _sites(model, trace).values())
 
 
+def latents(program: Callable[[Episode], None], episode: Episode) -> dict[str, Any]:
+    """The distribution of each latent of ``program``, a model's own ``model`` or ``guide``, given those before it.
+
+    Each latent is at its mean for those after it, so that nothing is drawn. Batch shapes are [B, U], with U as in
+    :func:`terms`.
+    """
+    with torch.no_grad(), _AtTheMean():
+        trace = poutine.trace(program).get_trace(episode)
+    return {name: site["fn"] for name, site in trace.nodes.items() if _is_site(name, site) and not site["is_observed"]}
+
+
 def simulate(model: Any, episode: Episode, particles: int | None = None) -> dict[str, Tensor]:
     """Runs the scored program forwards: every latent and x ~ p(. | support); the query gives only its shape.
 
@@ -186,6 +199,33 @@ def simulate(model: Any, episode: Episode, particles: int | None = None) -> dict
         program = pyro.plate("particles", particles, dim=-3)(program)
     trace = poutine.trace(program).get_trace(episode.sharing())
     return {name: site["value"] for name, site in trace.nodes.items() if _is_site(name, site)}
+
+
+class same_noise(Messenger):
+    r"""Within the block, normal latents of all episodes come from one draw of noise a particle and unit.
+
+    .. math:: z_{kb} = \mu_{kb} + \sigma_{kb}\, \epsilon_k, \quad \epsilon_k \sim N(0, I)
+
+    Each episode's score is distributed as ever, but the scores of one image under several supports err together,
+    so that their differences err less (common random numbers). Other latents, and those of a :class:`PerView`
+    model, are drawn apart as ever.
+    """
+
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        normal = isinstance(msg["fn"], dist.Independent) and isinstance(msg["fn"].base_dist, dist.Normal)
+        if msg["value"] is None and normal and any(frame.name == "episodes" for frame in msg["cond_indep_stack"]):
+            base, shape = msg["fn"].base_dist, list(msg["fn"].shape())
+            shape[-2 - msg["fn"].event_dim] = 1
+            noise = torch.randn(shape, dtype=base.loc.dtype, device=base.loc.device)
+            msg["value"] = base.loc + base.scale * noise
+
+
+class _AtTheMean(Messenger):
+    """Latents take their mean."""
+
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        if msg["value"] is None and msg["name"] not in PLATES:
+            msg["value"] = msg["fn"].mean
 
 
 class _Held(nn.Module):

@@ -1,4 +1,4 @@
-"""Names for models and data sources: one decorator each, listed without importing torch."""
+"""Names for models, data sources and classifiers: one decorator each, listed without importing torch."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Registry(Mapping[str, Callable[..., Any]]):
     As a mapping it lists names from the source text and imports a member when it is asked for.
 
     Args:
-        kind: what a name stands for, used in messages ("model", "data source").
+        kind: what a name stands for, used in messages ("model", "data source", "classifier").
         package: package whose modules register themselves when imported.
         decorator: name of the decorator in the source text of those modules.
     """
@@ -201,8 +201,10 @@ def _entry_of_object(name: str, member: Callable[..., Any]) -> Entry:
 
 MODELS = Registry("model", "fsgen.models", "register")
 SOURCES = Registry("data source", "fsgen.data", "source")
+CLASSIFIERS = Registry("classifier", "fsgen.classification", "classifier")
 register = MODELS.register
 source = SOURCES.register
+classifier = CLASSIFIERS.register
 
 
 def build(name: str, *, preset: str | None = None, **options: Any) -> Any:

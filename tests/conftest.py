@@ -17,6 +17,7 @@ import numpy as np
 import pyro
 import pytest
 import torch
+from commands import Command, command
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA_MARK = "gmn/train_small.npz"
@@ -78,6 +79,12 @@ def as_a_user() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def fsgen_(capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs a command; gives its exit status, output and error output."""
+    return command(capsys)
 
 
 @pytest.fixture(scope="session")

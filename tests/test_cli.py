@@ -7,12 +7,12 @@ import os
 import subprocess
 import sys
 import urllib.error
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from commands import Command, refusal
 from PIL import Image
 from tiny import config, flags, picture_folder, strokes
 
@@ -29,7 +29,6 @@ from fsgen.run import Run
 pytestmark = pytest.mark.usefixtures("as_a_user")
 ROOT = Path(__file__).resolve().parents[1]
 GLYPHS = {"alphabets": 6, "characters": 4, "drawers": 6, "size": 12}
-Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(autouse=True)
@@ -37,22 +36,6 @@ def strokes_source(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(SOURCES.members, "strokes", strokes)
     monkeypatch.setattr(os, "fsync", lambda fd: None)
     monkeypatch.setenv("FSGEN_DATA", str(tmp_path / "no-data"))
-
-
-@pytest.fixture
-def fsgen_(capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs a command; gives its exit status, output and error output."""
-
-    def call(*words: Any) -> tuple[int, str, str]:
-        capsys.readouterr()
-        try:
-            status = main([str(word) for word in words])
-        except SystemExit as left:
-            status = left.code if isinstance(left.code, int) else 99
-        said = capsys.readouterr()
-        return status, said.out, said.err
-
-    return call
 
 
 @pytest.fixture(scope="module")
@@ -63,14 +46,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setitem(SOURCES.members, "strokes", strokes)
         assert main(["train", "--out", str(path), "--quiet", *flags(config("beta-bernoulli"))]) == 0
     return path
-
-
-def refusal(answer: tuple[int, str, str], *said: str, status: int = 2) -> None:
-    """Checks one line on stderr with these words."""
-    code, _, err = answer
-    assert (code, err.count("\n")) == (status, 1), err
-    assert err.startswith("fsgen ")
-    assert [words for words in said if words not in err] == []
 
 
 @pytest.mark.parametrize("command", COMMANDS)

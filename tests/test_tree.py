@@ -20,7 +20,7 @@ import torch
 from fsgen.data.sources import SPLITS, load_images
 from fsgen.episode import Episode
 from fsgen.inference import log_weights
-from fsgen.registry import MODELS, SOURCES, build
+from fsgen.registry import CLASSIFIERS, MODELS, SOURCES, build
 
 ROOT = Path(__file__).resolve().parents[1]
 CODE = ("fsgen", "tests", "experiments", "benchmarks")
@@ -49,7 +49,7 @@ ROOMS: dict[str, set[str]] = {
     "adaptation": {"episode", "inference", "model", "registry", "errors"},
     "models": {"adaptation", "episode", "nets", "sets", "distributions", "model", "registry"} | BASE,
     "evaluation": {"episode", "model", "inference", "objectives", "run", "data"} | BASE,
-    "classification": {"episode", "model", "inference", "objectives", "run", "data"} | BASE,
+    "classification": {"episode", "model", "inference", "objectives", "run", "data", "evaluation", "registry"} | BASE,
     "training": {"episode", "distributions", "inference", "objectives", "run", "config", "registry", "data", "model"}
     | {"evaluation", "monitor", "parallel"}
     | BASE,
@@ -291,6 +291,13 @@ def test_the_worked_set_encoder_masks_by_deletion(tmp_path: Path) -> None:
     kept = encode.pool(embedded[:, [2, 0]], torch.ones(2, 1, 2, dtype=torch.bool))
     assert torch.equal(encode.pool(embedded, visible), kept)
     assert torch.equal(encode.pool(embedded[:, :0], visible[..., :0]), torch.zeros(2, 1, 3, dtype=torch.float64))
+
+
+def test_the_worked_classifier_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CLASSIFIERS, "members", dict(CLASSIFIERS.members))
+    nearest = example("toy-nearest-mean", tmp_path)["NearestMean"]()
+    images = torch.eye(4).reshape(4, 1, 2, 2)
+    assert nearest.fit(images, list("abca")).predict(images).tolist() == list("abca")
 
 
 def modules_after(code: str) -> set[str]:

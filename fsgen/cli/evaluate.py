@@ -228,7 +228,8 @@ def progress(total: int, what: str, quiet: bool) -> Any:
 def _print_differences(rows: list[dict[str, Any]], other: Path) -> None:
     from fsgen.evaluation import paired
 
-    theirs = {(r.get("list_digest"), r.get("shots")): r for r in Log(other / "results.jsonl").records()}
+    records = [r for r in Log(other / "results.jsonl").records() if r.get("kind") == "likelihood"]
+    theirs = {(r.get("list_digest"), r.get("shots")): r for r in records}
     print(f"difference to {other} on the same sets (negative: this run is better)")
     found = False
     for row in rows:

@@ -111,7 +111,7 @@ class Parser(ArgumentParser):
 
 
 def check_values(registry: Registry, name: str, options: Mapping[str, Any]) -> None:
-    """Refuses unknown options of a model or data source, and values of another type than it declares.
+    """Refuses unknown options of a model, data source or classifier, and values of another type than it declares.
 
     Raises:
         UnknownNameError, UnknownOptionError, InputError: names the option, its value and what it takes.
@@ -119,10 +119,10 @@ def check_values(registry: Registry, name: str, options: Mapping[str, Any]) -> N
     registry.check_options(name, options)
     member = registry.require(name)
     parser = ArgumentParser(exit_on_error=False)
-    if inspect.isclass(member):
-        parser.add_class_arguments(member)
-    else:
-        parser.add_function_arguments(member, skip={"split", "root"})
+    parameters = inspect.signature(member).parameters.items()
+    positional: set[str | int] = {key for key, p in parameters if p.kind is not p.KEYWORD_ONLY}
+    add = parser.add_class_arguments if inspect.isclass(member) else parser.add_function_arguments
+    add(member, skip=positional)
     try:
         parser.parse_object(dict(options))
     except ArgumentError as error:

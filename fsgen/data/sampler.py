@@ -52,6 +52,8 @@ class EpisodeSampler:
         length: T of sequential episodes; ignored where ``shots`` is given.
         shots, queries: images a class in support/query episodes.
         protocol: "strict" or "published".
+        grouped: draw the classes of an episode from one group, such as an alphabet; every group that holds enough
+            classes is as likely as another.
         augment: "none" or "dihedral" (see :func:`fsgen.data.augment.transforms`), one transform a class.
         augment_share: share of the classes that get a transform at all; the others stay as they are.
         seed: of this stream of episodes.
@@ -73,6 +75,7 @@ class EpisodeSampler:
         shots: int | None = None,
         queries: int = 1,
         protocol: str = "strict",
+        grouped: bool = False,
         augment: str = "none",
         augment_share: float = 1.0,
         seed: int = 0,
@@ -102,6 +105,7 @@ class EpisodeSampler:
         self.augment_share = augment_share
         self._flat = images.pixels.reshape(*images.pixels.shape[:2], -1)
         self.classes = self._usable_classes(small)
+        self.pools = self._groups() if grouped else [self.classes]
 
     def _usable_classes(self, small: str) -> np.ndarray:
         counts = np.array([len(members) for members in self.images.members])
@@ -125,15 +129,32 @@ class EpisodeSampler:
             )
         return usable
 
+    def _groups(self) -> list[np.ndarray]:
+        """The usable classes of each group that can fill an episode."""
+        groups, ways = np.array(self.images.groups), max(self.ways)
+        if not any(self.images.groups):
+            raise InputError(
+                f"{self.images}: its classes are in no groups (no name is GROUP/CLASS), such as alphabets; "
+                f"draw classes at random, or choose a source with groups."
+            )
+        members = [self.classes[groups[self.classes] == group] for group in sorted(set(groups))]
+        if not (pools := [pool for pool in members if len(pool) >= ways]):
+            raise DataError(
+                f"{self.images}: the largest of {len(members)} groups holds {max(map(len, members))} usable classes, "
+                f"an episode {ways}; lower the ways."
+            )
+        return pools
+
     def draw(self, i: int) -> Draw:
         """The choices of episode ``i``."""
         rng = np.random.Generator(np.random.Philox(key=[self.seed, LIST_VERSION], counter=[0, 0, 0, i]))
         ways = self.ways[rng.integers(len(self.ways))] if len(self.ways) > 1 else self.ways[0]
         replace = self.protocol == "published"
+        classes = self.pools[rng.integers(len(self.pools))] if len(self.pools) > 1 else self.pools[0]
         if replace:
-            chosen = self.classes[rng.integers(len(self.classes), size=ways)]
+            chosen = classes[rng.integers(len(classes), size=ways)]
         else:
-            chosen = rng.choice(self.classes, ways, replace=False)
+            chosen = rng.choice(classes, ways, replace=False)
         turned = rng.integers(len(self.permutations), size=ways)
         if self.augment_share < 1:
             turned = np.where(rng.random(ways) < self.augment_share, turned, 0)

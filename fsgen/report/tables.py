@@ -11,16 +11,41 @@ from typing import Any
 from fsgen.registry import Registry
 
 
-def read_results(path: str | Path) -> list[dict[str, Any]]:
-    """The records of a results file; the last one of each table cell counts.
+def read_results(path: str | Path, kind: str = "likelihood") -> list[dict[str, Any]]:
+    """The records of one kind in a results file; the last one of each table cell counts.
 
-    A cell is a run on one list of sets at one shot count with one number of particles.
+    A cell is a run on one list of sets at one shot count with one number of particles; where classes were told apart,
+    by one classifier with one set of options.
     """
     cells: dict[tuple[Any, ...], dict[str, Any]] = {}
     for line in Path(path).read_text(encoding="utf-8").splitlines():
         record = json.loads(line)
-        cells[record["run"], record["list_digest"], record["shots"], record["particles"]] = record
+        if record.get("kind", "likelihood") == kind:
+            by = record["particles"] if kind == "likelihood" else json.dumps(record["classifier"], sort_keys=True)
+            cells[record["run"], record["list_digest"], record["shots"], by] = record
     return list(cells.values())
+
+
+def classification_table(records: Iterable[Mapping[str, Any]], published: Mapping[str, Any] | None = None) -> str:
+    """Accuracy in percent with half its 95 % interval: one row a run, classifier and task, one column a ways and shots.
+
+    Args:
+        published: a table of ``published.json`` whose rows follow, at the same ways and shots.
+    """
+    rows: dict[tuple[str, ...], dict[tuple[int, int], str]] = {}
+    for r in records:
+        key = (r["run"] or "no model", r["classifier"]["name"], f"{r['data']['name']}, {r['task']}")
+        half = 50 * (r["high"] - r["low"])
+        rows.setdefault(key, {})[r["ways"], r["shots"]] = f"{100 * r['accuracy']:.1f} ± {half:.1f}"
+    columns = sorted({column for cells in rows.values() for column in cells})
+    lines = [_row(["model", "by", "classes", *(f"{c}-way {s}-shot" for c, s in columns)]), _rule(3, len(columns))]
+    lines += [_row([*key, *(cells.get(column, "") for column in columns)]) for key, cells in sorted(rows.items())]
+    for r in published["rows"] if published else []:
+        cells = [r.get(f"{c}way_{s}shot") for c, s in columns]
+        if any(cell is not None for cell in cells):
+            shown = ["" if cell is None else str(cell) for cell in cells]
+            lines.append(_row([f"*{r['model']} (printed)*", r["method"], "Omniglot, random", *shown]))
+    return "\n".join(lines)
 
 
 def bits_table(records: Iterable[Mapping[str, Any]]) -> str:
