@@ -10,21 +10,20 @@ stops at classes that are far behind; "bfloat16" is the default under autocast; 
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import pyro
 import torch
 from torch import Tensor
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from timing import parser, prepare, speeds, write
+
 import fsgen
 from fsgen.classification import Decision, LikelihoodClassifier
-from fsgen.run import provenance
 
 WAYS, SHOTS, PARTICLES = 20, 5, 100
 MODEL = Path(__file__).resolve().parents[1] / "assets" / "models" / "gmn-omniglot"
@@ -63,18 +62,13 @@ def decision(sampler: fsgen.EpisodeSampler, number: int, queries: int) -> Decisi
 
 def main() -> None:
     """Prints and writes seconds a query and their ratio to the reference."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--model", type=Path, default=MODEL)
-    parser.add_argument("--data", default="glyphs", help="data source of 28x28 binary images")
-    parser.add_argument("--queries", type=int, default=WAYS, help="queries of a batched decision")
-    parser.add_argument("--reference-queries", type=int, default=1, help="queries timed for the reference")
-    parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=None, help="JSON file")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    pyro.enable_validation(False)
-    torch.distributions.Distribution.set_default_validate_args(False)
+    options = parser(__doc__)
+    options.add_argument("--model", type=Path, default=MODEL)
+    options.add_argument("--data", default="glyphs", help="data source of 28x28 binary images")
+    options.add_argument("--queries", type=int, default=WAYS, help="queries of a batched decision")
+    options.add_argument("--reference-queries", type=int, default=1, help="queries timed for the reference")
+    args = options.parse_args()
+    prepare(args.threads)
     model = fsgen.load(args.model)
     sampler = fsgen.EpisodeSampler(fsgen.load_images(args.data, "test"), ways=WAYS, shots=SHOTS, queries=1)
     every = LikelihoodClassifier(model, particles=PARTICLES, screen=0).log_scores
@@ -97,28 +91,12 @@ def main() -> None:
             answers = scores(asked).argmax(-1)[0]
             times[name].append((time.perf_counter() - started) / queries)
             right[name].append((answers == torch.arange(queries) * WAYS // queries).double().mean().item())
-    found: dict[str, Any] = {}
-    reference = times["one call a class and query"]
-    for name, values in times.items():
-        ratios = sorted(r / v for r, v in zip(reference, values, strict=True))
-        found[name] = {
-            "queries": candidates[name][1],
-            "milliseconds_a_query": 1000 * statistics.median(values),
-            "right": statistics.mean(right[name]),
-            "ratio": {"min": ratios[0], "median": statistics.median(ratios), "max": ratios[-1]},
-        }
-        print(
-            f"{name:27} {1000 * statistics.median(values):8.1f} ms/query   "
-            f"ratio {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})   "
-            f"right {statistics.mean(right[name]):.0%}"
-        )
-    if args.out:
-        result = {"ways": WAYS, "shots": SHOTS, "particles": PARTICLES, "model": args.model.name, "data": args.data}
-        result |= {"threads": args.threads, "repetitions": args.repetitions}
-        result |= {"candidates": found, "provenance": provenance()}
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        print(f"written: {args.out}")
+    found = speeds(times)
+    for name, row in found.items():
+        row.update(queries=candidates[name][1], milliseconds_a_query=1000 * row["seconds"])
+        row["right"] = statistics.mean(right[name])
+    settings = {"ways": WAYS, "shots": SHOTS, "particles": PARTICLES, "model": args.model.name, "data": args.data}
+    write(args, **settings, candidates=found)
 
 
 if __name__ == "__main__":

@@ -94,10 +94,109 @@ FIGURES: dict[str, tuple[str, str, dict[str, str]]] = {
         },
     ),
 }
+# The table of what was asked: what, its reference, the reach, file of results, where in it the span is, its format.
+TIMES, SHARE = "{median:.2f}× ({min:.2f} to {max:.2f})", "{median:.1%} ({min:.1%} to {max:.1%})"
+ASKED: tuple[tuple[str, str, str, str, tuple[str | int, ...], str], ...] = (
+    (
+        "GMN training step, `paper` preset, 20 sets of 10",
+        "plain PyTorch port, float32, a loop over t",
+        "≥ 2.5×",
+        "gmn_step",
+        ("candidates", "fsgen bfloat16", "ratio"),
+        TIMES,
+    ),
+    (
+        "all T = 20 shot counts in one masked pass, GMN",
+        "T separate episodes",
+        "≥ 0.6·T",
+        "prefix",
+        ("rows", 0, "share_of_length"),
+        "{median:.2f}·T ({min:.2f} to {max:.2f})",
+    ),
+    (
+        "one set, 8 shot counts, 1000 particles",
+        "encode and decode everything per particle",
+        "≥ 5×",
+        "particles",
+        ("rows", 0, "ratio"),
+        TIMES,
+    ),
+    (
+        "few-shot PixelCNN, 64 samples of 28×28",
+        "a full pass a pixel",
+        "≥ 50×",
+        "pixelcnn_sampling",
+        ("candidates", "few-shot-pixelcnn", "ratio"),
+        TIMES,
+    ),
+    (
+        "20-way 5-shot decision by likelihood, K = 100",
+        "one call a class and query",
+        "≥ 10×",
+        "classify",
+        ("candidates", "leaving behind", "ratio"),
+        TIMES,
+    ),
+    (
+        "episode sampling with augmentation, share of the GMN step",
+        "the training step it feeds",
+        "< 5 %",
+        "episodes",
+        ("rows", 0, "share"),
+        SHARE,
+    ),
+    (
+        "Pyro tracing, share of a GMN step",
+        "the same sums by hand",
+        "< 10 %",
+        "tracing",
+        ("rows", 0, "overhead"),
+        SHARE,
+    ),
+    (
+        "neural statistician at published layer sizes, 32 sets of 5",
+        "that architecture in plain PyTorch",
+        "≥ 1.5×",
+        "statistician_step",
+        ("candidates", "fsgen bfloat16", "ratio"),
+        TIMES,
+    ),
+)
+
+
+def asked() -> str:
+    """What speed was asked for, and what was measured."""
+    lines = ["| what | reference in the same run | asked | measured, median (min to max) |", "|---|---|---:|---:|"]
+    for what, reference, reach, name, path, form in ASKED:
+        file, measured = ROOT / "benchmarks" / "results" / f"{name}.json", "not measured yet"
+        if file.is_file():
+            found = json.loads(file.read_text(encoding="utf-8"))
+            for key in path:
+                found = found[key]
+            measured = form.format_map(found)
+        lines.append(f"| {what} | {reference} | {reach} | {measured} |")
+    return "\n".join(lines)
+
+
+def curves() -> str:
+    """Training losses of the same steps by the plain reference and by fsgen's fast paths."""
+    file = ROOT / "benchmarks" / "results" / "training_curves.json"
+    if not file.is_file():
+        return "Not measured yet."
+    result = json.loads(file.read_text(encoding="utf-8"))
+    every, rows = result["every"], result["curves"]
+    steps = range(every, result["steps"] + 1, every)
+    heads = ["nats an image, mean of the steps to", *map(str, steps), "validation"]
+    lines = ["| " + " | ".join(heads) + " |", "|---|" + "---:|" * (len(heads) - 1)]
+    for name, row in rows.items():
+        held = f"{row['validation_nats']:.1f}" if "validation_nats" in row else ""
+        lines.append("| " + " | ".join([name, *(f"{loss:.1f}" for loss in row["losses"]), held]) + " |")
+    return "\n".join(lines)
 
 
 def figures(text: str) -> str:
     """``text`` of benchmarks/README.md with the tables of :data:`FIGURES`."""
+    text = between(between(text, "asked", asked()), "training_curves", curves())
     for mark, (name, part, columns) in FIGURES.items():
         file = ROOT / "benchmarks" / "results" / f"{name}.json"
         table = "Not measured yet."
@@ -149,7 +248,12 @@ def pages() -> dict[Path, str]:
     speed = speed_table(json.loads((ROOT / "benchmarks/results/gmn_step.json").read_text(encoding="utf-8")))
     body = between(page.read_text(encoding="utf-8"), "gmn_step", speed)
     walks = json.loads((ROOT / "benchmarks/results/pixelcnn_sampling.json").read_text(encoding="utf-8"))
-    made[page] = figures(between(body, "pixelcnn_sampling", sampling_table(walks)))
+    body = between(body, "pixelcnn_sampling", sampling_table(walks))
+    for name in ("statistician_step", "classify"):
+        file = ROOT / "benchmarks" / "results" / f"{name}.json"
+        if file.is_file():
+            body = between(body, name, speed_table(json.loads(file.read_text(encoding="utf-8"))))
+    made[page] = figures(body)
     page = ROOT / "docs" / "scaling.md"
     scaling = scaling_table(json.loads((ROOT / "benchmarks/results/all_reduce.json").read_text(encoding="utf-8")))
     made[page] = between(page.read_text(encoding="utf-8"), "all_reduce", scaling)
