@@ -15,6 +15,7 @@ COMMANDS = {
     "train": "train a model on episodes of a data source; resume a run",
     "evaluate": "held-out likelihood of a trained run: nats per image at each shot count",
     "sample": "draw images like a few given ones",
+    "report": "tables, charts and intervals from the results of runs, as one page",
     "models": "list the models, or show the options of one",
     "data": "list the data sources, or check and show one",
 }
