@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import re
@@ -19,7 +18,7 @@ from fsgen.report.page import pictures, to_html, to_markdown
 from fsgen.report.results import Subject, read
 from fsgen.report.runs import evaluated, samples_section, sources_section, training, training_section
 from fsgen.report.sections import HOW_TO_READ, classification, likelihood
-from fsgen.report.wording import NONE, counted, short
+from fsgen.report.wording import NONE, counted, known, short
 
 HTML, MARKDOWN, JSON = "report.html", "report.md", "report.json"
 FORMAT = 1
@@ -54,17 +53,16 @@ def build(
         f"{counted(len(subjects), 'model', 'models')} on {counted(len(found) + len(tasks), 'list', 'lists')} of sets. "
         + HOW_TO_READ
     )
+    drawn = pictures(sections)
     content = {
         "format": FORMAT,
         "title": title,
-        "fsgen": importlib.metadata.version("fsgen"),
         "command": list(command),
+        "pictures": sorted(drawn),
         "runs": [{**_subject(subject), "training": cost} for subject, cost in zip(subjects, trainings, strict=True)],
         "likelihood": found,
         "classification": tasks,
     }
-    drawn = pictures(sections)
-    content["pictures"] = sorted(drawn)
     return {
         **drawn,
         MARKDOWN: to_markdown(shown(title, 200), summary, sections).encode(),
@@ -93,9 +91,9 @@ def _sections(
 ) -> list[Section]:
     colours: dict[str, dict[str, int]] = {}  # by data and run: a run has one colour in all charts of its data
     for finding in [*found, *tasks]:
-        known = colours.setdefault(finding["data"]["digest"], {})
+        numbers = colours.setdefault(finding["data"]["digest"], {})
         for row in finding.get("scores") or finding["verdicts"]:
-            known.setdefault(row["run"], len(known))
+            numbers.setdefault(row["run"], len(numbers))
     last = [training_section(subjects, trainings), samples_section(subjects), sources_section(subjects)]
     return [
         _overview(subjects, [*found, *tasks]),
@@ -123,7 +121,7 @@ def _overview(subjects: Sequence[Subject], found: Sequence[Mapping[str, Any]]) -
                 evaluated(subjects, finding),
                 short(data["digest"]),
                 short(finding["list_digest"]),
-                shown(finding["seed"]),
+                known(finding["seed"]),
                 str(finding["ways"]),
                 str(max((score["sets"] or 0 for score in scores), default=0) or NONE),
                 str(len({score["run"] for score in scores})),

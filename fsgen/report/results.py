@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -124,6 +124,10 @@ class Fields:
         good = type(value) is int and 0 <= value < 2**53
         return int(value) if good and value is not None else self.refuse(name, "a whole number")
 
+    def count(self, name: str) -> int | None:
+        """A whole number; None where it is missing or null."""
+        return None if self.record.get(name) is None else self.whole(name)
+
     def number(self, name: str) -> float | None:
         """A number; None where it is missing, null (which is how infinity and NaN are written) or not finite."""
         value = self.record.get(name)
@@ -154,7 +158,7 @@ class Fields:
         return None if None in found else np.array(found, np.float64)
 
 
-def finite(value: float) -> float | None:
+def finite(value: int | float) -> float | None:
     """The number as a float; None for NaN and what is too large."""
     try:
         return float(value) if math.isfinite(value) else None
@@ -168,37 +172,44 @@ def read(paths: Sequence[str | Path]) -> list[Subject]:
     Raises:
         InputError, DataError: no run, no results yet, or a line that is none; the message names file and line.
     """
-    found: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for source in {path.resolve(): source_of(path) for path in map(Path, paths)}.values():
+    sources: dict[Path, Source] = {}
+    for source in map(source_of, map(Path, paths)):
+        sources.setdefault(source.file.resolve(), source)
+    found: dict[tuple[str, ...], list[tuple[Source, Fields]]] = {}
+    for source in sources.values():
         for number, record in enumerate(Log(source.file).records(), 1):
             fields = Fields(record, f"{source.file}, line {number}")
-            kind = record.get("kind", LIKELIHOOD)
-            if kind not in (LIKELIHOOD, CLASSIFICATION):
+            if record.get("kind", LIKELIHOOD) not in (LIKELIHOOD, CLASSIFICATION):
                 fields.refuse("kind", f"{LIKELIHOOD} or {CLASSIFICATION}")
-            recipe = fields.part("model").record if record.get("model") is not None else {}
-            weights = record.get("weights_sha256")
-            key = (source.file, fields.text("run"), str(weights), json.dumps(recipe, sort_keys=True))
-            about = {"run": key[1], "model": shown(recipe.get("name", "")), "source": source}
-            subject = found.setdefault(
-                key, {**about, "weights": shown(weights) if weights else None, "cells": {}, "verdicts": {}}
-            )
-            if kind == LIKELIHOOD:
-                cell = cell_of(fields)
-                subject["cells"][cell.on, cell.shots, cell.particles] = cell
-            else:
-                verdict = verdict_of(fields)
-                subject["verdicts"][verdict.on, verdict.shots, verdict.method] = verdict
-    by = [lambda s: s["run"], lambda s: (s["weights"] or "")[:8], lambda s: s["source"].place]
-    labels = told_apart(list(found.values()), by)
-    return [
-        Subject(
-            label=label,
-            **{name: s[name] for name in ("run", "model", "weights", "source")},
-            cells=tuple(s["cells"].values()),
-            verdicts=tuple(s["verdicts"].values()),
-        )
-        for label, s in zip(labels, found.values(), strict=True)
-    ]
+            weights = record.get("weights_sha256") or json.dumps(record.get("model"), sort_keys=True)
+            found.setdefault((str(source.file), fields.text("run"), str(weights)), []).append((source, fields))
+    subjects = [_subject(lines) for lines in found.values()]
+    labels = told_apart(subjects, [lambda s: s.run, lambda s: (s.weights or "")[:8], lambda s: s.source.place])
+    return [replace(subject, label=label) for subject, label in zip(subjects, labels, strict=True)]
+
+
+def _subject(lines: Sequence[tuple[Source, Fields]]) -> Subject:
+    """The lines of one run and its weights, still without a label; the last one of each cell counts."""
+    cells, verdicts = {}, {}
+    for _, fields in lines:
+        recipe = fields.part("model").record if fields.record.get("model") is not None else {}
+        if fields.record.get("kind", LIKELIHOOD) == LIKELIHOOD:
+            cell = cell_of(fields)
+            cells[cell.on, cell.shots, cell.particles] = cell
+        else:
+            verdict = verdict_of(fields)
+            verdicts[verdict.on, verdict.shots, verdict.method] = verdict
+    source, last = lines[-1]
+    weights = last.record.get("weights_sha256")
+    return Subject(
+        label="",
+        run=last.text("run"),
+        model=shown(recipe.get("name", "")),
+        weights=shown(weights) if weights else None,
+        source=source,
+        cells=tuple(cells.values()),
+        verdicts=tuple(verdicts.values()),
+    )
 
 
 def source_of(path: Path) -> Source:
@@ -231,7 +242,7 @@ def cell_of(fields: Fields) -> Cell:
     mean = values.mean() if values is not None and len(values) else None
     if mean is not None and whole.nats is not None and abs(mean - whole.nats) > 0.01 + 1e-4 * abs(whole.nats):
         fields.refuse("nats", f"{mean:.4f}, the mean of 'per_set',")
-    terms = record.get("terms")
+    terms = fields.part("terms") if record.get("terms") is not None else Fields({}, fields.where)
     return Cell(
         on=_set_list(fields),
         about=_about(fields),
@@ -245,7 +256,7 @@ def cell_of(fields: Fields) -> Cell:
         ess=fields.share("ess"),
         ess_min=fields.share("ess_min"),
         values=values,
-        terms={str(k): v for k in terms if (v := fields.part("terms").number(k)) is not None} if terms else {},
+        terms={str(site): nats for site in terms.record if (nats := terms.number(site)) is not None},
     )
 
 
@@ -256,8 +267,10 @@ def verdict_of(fields: Fields) -> Verdict:
         InputError: a field is of another type, or one of these is missing.
     """
     ends = fields.numbers("interval")
-    bins = fields.record.get("reliability")
-    rows = [Fields(b, f"{fields.where}, 'reliability'") for b in bins or [] if isinstance(b, Mapping)]
+    bins = fields.record.get("reliability") or []
+    if not isinstance(bins, list) or not all(isinstance(row, Mapping) for row in bins):
+        fields.refuse("reliability", "a list of mappings with confidence, accuracy and count")
+    rows = [Fields(row, f"{fields.where}, 'reliability'") for row in bins]
     found = [(row.share("confidence"), row.share("accuracy"), row.number("count")) for row in rows]
     return Verdict(
         on=_set_list(fields),
@@ -268,7 +281,7 @@ def verdict_of(fields: Fields) -> Verdict:
         se=fields.number("se"),
         interval=(float(ends[0]), float(ends[1])) if ends is not None and len(ends) == 2 else None,
         ece=fields.share("ece"),
-        sets=fields.whole("sets") if "sets" in fields.record else None,
+        sets=fields.count("sets"),
         bins=[(c, a, n or 0.0) for c, a, n in found if c is not None and a is not None],
     )
 
@@ -290,10 +303,17 @@ def _set_list(fields: Fields) -> SetList:
 
 def _about(fields: Fields) -> dict[str, Any]:
     data, made_by = fields.part("data"), fields.record.get("provenance")
-    options = data.record.get("options")
+    options = data.part("options").record if data.record.get("options") is not None else {}
     return {
-        "data": {"name": data.text("name"), "options": options if isinstance(options, Mapping) else {}},
-        "length": fields.number("length"),
-        "seed": fields.record.get("seed"),
+        "data": {"name": data.text("name"), "options": {k: _plain(v) for k, v in options.items()}},
+        "length": fields.count("length"),
+        "seed": fields.count("seed"),
         "provenance": made_by if isinstance(made_by, Mapping) else {},
     }
+
+
+def _plain(value: Any) -> Any:
+    """An option as JSON that every reader takes."""
+    if isinstance(value, float):
+        return finite(value)
+    return value if value is None or isinstance(value, str | int) else shown(value)

@@ -9,7 +9,7 @@ from fsgen.report import charts
 from fsgen.report.blocks import Block, Chart, Note, Section, Table
 from fsgen.report.charts import Curve
 from fsgen.report.names import shown
-from fsgen.report.wording import NONE, counted, likelihood_kind, percent, plus_minus, short, with_interval
+from fsgen.report.wording import NONE, counted, known, likelihood_kind, percent, plus_minus, short, with_interval
 
 Finding = Mapping[str, Any]
 Rows = dict[str, dict[int, Mapping[str, Any]]]  # by run and shots
@@ -50,9 +50,9 @@ def likelihood(number: int, finding: Finding, colours: Mapping[str, int]) -> Sec
 def _about(finding: Finding) -> str:
     data = finding["data"]
     options = "".join(f", {shown(k)} = {shown(v)}" for k, v in sorted(data["options"].items()))
-    length = f" of {finding['length']:g} images" if finding["length"] else ""
+    length = f" of {finding['length']} images" if finding["length"] else ""
     return (
-        f"{counted(finding['sets'], 'set', 'sets')}{length}, seed {shown(finding['seed'])}; "
+        f"{counted(finding['sets'], 'set', 'sets')}{length}, seed {known(finding['seed'])}; "
         f"list {short(finding['list_digest'])}. Data: {shown(data['name'])}{options}, digest {short(data['digest'])}."
     )
 
@@ -129,7 +129,7 @@ def _curve(run: str, cells: Mapping[int, Mapping[str, Any]], colour: int, style:
         run,
         colour,
         style,
-        zero + [t for t, _ in good],
+        zero + [float(t) for t, _ in good],
         zero + [row["nats"] for _, row in good],
         zero + [low for low, _ in ends],
         zero + [high for _, high in ends],
@@ -140,8 +140,8 @@ def _curves(number: int, finding: Finding, colours: Mapping[str, int]) -> Chart 
     style = finding["protocol"]
     curves = [_curve(run, cells, colours[run], style, False) for run, cells in by_run(finding["scores"]).items()]
     for i, row in enumerate((finding["printed"] or {"rows": []})["rows"]):
-        cells = sorted((int(t), nats) for t, nats in row["nll_by_shots"].items())
-        curves.append(Curve(f"{row['model']} (printed)", i, charts.PRINTED, *zip(*cells, strict=True)))
+        cells = sorted((float(t), float(nats)) for t, nats in row["nll_by_shots"].items())
+        curves.append(Curve(f"{shown(row['model'])} (printed)", i, charts.PRINTED, *zip(*cells, strict=True)))
     curves = [curve for curve in curves if curve.x]
     if len({x for curve in curves for x in curve.x}) < 2:
         return None
@@ -155,8 +155,8 @@ def _printed(finding: Finding) -> Table | None:
         return None
     rows = finding["printed"]["rows"]
     shots = sorted({int(t) for row in rows for t in row["nll_by_shots"]})
-    body = [(row["model"], *(str(row["nll_by_shots"].get(str(t), NONE)) for t in shots)) for row in rows]
-    caption = f"Printed figures, nats per image, of other lists of sets: {finding['printed']['source']}"
+    body = [(shown(row["model"]), *(str(row["nll_by_shots"].get(str(t), NONE)) for t in shots)) for row in rows]
+    caption = f"Printed figures, nats per image, of other lists of sets: {shown(finding['printed']['source'], 300)}"
     return Table(caption, ("model", *(counted(t, "shot", "shots") for t in shots)), tuple(body))
 
 
@@ -246,15 +246,17 @@ def classification(number: int, finding: Finding, colours: Mapping[str, int]) ->
     ways, shots = counted(finding["ways"], "way", "ways"), counted(finding["shots"], "shot", "shots")
     title = f"Classification: {shown(data['name'])}, {shown(data['split'])}, {ways}, {shots}"
     about = (
-        f"{shown(finding['protocol'])}, seed {shown(finding['seed'])}; list {short(finding['list_digest'])}. "
+        f"{shown(finding['protocol'])}, seed {known(finding['seed'])}; list {short(finding['list_digest'])}. "
         f"Data digest {short(data['digest'])}."
     )
     body = tuple((r["run"], r["method"], _accuracy(r), percent(r["ece"]), str(r["sets"] or NONE)) for r in rows)
     head = ("model", "by", "accuracy, % [95 % interval]", "calibration error (ECE)", "tasks")
     blocks: list[Block] = [Note(about), Table("Accuracy", head, body, left=2)]
     if printed := finding["printed"]:
-        listed = tuple((r["model"], r["method"], f"{r['percent']}") for r in printed["rows"])
-        blocks.append(Table(f"Printed figures: {printed['source']}", ("model", "by", "accuracy, %"), listed, left=2))
+        listed = tuple((shown(r["model"]), shown(r["method"]), f"{r['percent']}") for r in printed["rows"])
+        blocks.append(
+            Table(f"Printed figures: {shown(printed['source'], 300)}", ("model", "by", "accuracy, %"), listed, left=2)
+        )
     curves = []
     for row in rows:
         if bins := sorted((b["confidence"], b["accuracy"]) for b in row["reliability"]):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from fsgen.report.names import shown
+
 NONE = "–"
 
 
@@ -60,9 +62,14 @@ def counted(number: int, one: str, many: str) -> str:
     return f"{number} {one if number == 1 else many}"
 
 
+def known(value: object) -> str:
+    """A number or name, or a dash where there is none."""
+    return NONE if value is None else shown(value)
+
+
 def short(digest: object) -> str:
     """The start of a digest."""
-    return str(digest)[:12] if digest else NONE
+    return shown(digest)[:12] if digest else NONE
 
 
 def likelihood_kind(scores: Iterable[Mapping[str, Any]]) -> str:
