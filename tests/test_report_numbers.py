@@ -83,17 +83,20 @@ def test_gains_are_paired_with_no_shots_and_with_models_that_ignore_the_support(
 
 
 def test_lists_data_and_protocols_never_share_a_table(tmp_path: Path) -> None:
-    others = [
+    others: list[dict[str, Any]] = [
         {"list_digest": "1"},
-        {"protocol": "published", "list_digest": "2"},
-        {"data": {"digest": "f" * 64}, "list_digest": "3"},
-        {"ways": 2, "list_digest": "4"},
-        {"data": {"split": "validation"}, "list_digest": "5"},
+        {"protocol": "published"},
+        {"data": {"digest": "f" * 64}},
+        {"ways": 2},
+        {"data": {"split": "validation"}},
     ]
     run = scored(tmp_path / "a", line(), *(line(**changes) for changes in others))
     found = content(run, scored(tmp_path / "b", line(run="b")))["likelihood"]
-    assert [f["list_digest"][0] for f in found] == ["c", "1", "4", "2", "3", "5"]
-    assert [len(f["scores"]) for f in found] == [2, 1, 1, 1, 1, 1]
+    told = [
+        (f["data"]["digest"][0], f["data"]["split"][0], f["protocol"][0], f["ways"], len(f["scores"])) for f in found
+    ]
+    strict = [("d", "t", "s", 1, 2), ("d", "t", "s", 1, 1), ("d", "t", "s", 2, 1)]
+    assert told == [*strict, ("d", "t", "p", 1, 1), ("f", "t", "s", 1, 1), ("d", "v", "s", 1, 1)]
     assert [len(f["differences"]) for f in found] == [1, 0, 0, 0, 0, 0]
 
 
