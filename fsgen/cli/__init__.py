@@ -17,6 +17,7 @@ COMMANDS = {
     "merge": "join the shards of an evaluation",
     "classify": "few-shot accuracy of a trained run, or of a baseline: each class known by a few images",
     "sample": "draw images like a few given ones",
+    "report": "tables, charts and intervals from the results of runs, as one page",
     "models": "list the models, or show the options of one",
     "data": "list the data sources, or check and show one",
 }

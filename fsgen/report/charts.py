@@ -1,0 +1,132 @@
+"""Charts as SVG whose text stays text: colours that colour-blind readers tell apart, one line style a protocol."""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from fsgen.report.names import shown
+
+# Okabe & Ito (2008), without its yellow, which is faint on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+PRINTED = "printed"
+STYLES = {"strict": "-", "published": "-.", PRINTED: "--"}
+_SETTINGS: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "fsgen",
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "text.parse_math": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e4e4e4",
+    "lines.linewidth": 1.6,
+    "lines.markersize": 4.5,
+}
+_WIDTH, _HEIGHT, _LINE = 5.4, 3.3, 0.19  # inches: about a phone's width at full text size
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line of a chart; ``colour`` numbers its subject, or its row among the printed ones."""
+
+    label: str
+    colour: int
+    style: str
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float] | None = None
+    high: Sequence[float] | None = None
+
+
+def by_shots(curves: Sequence[Curve], label: str, zero: bool = False) -> str:
+    """Curves against the number of images given, on an axis in log(1 + shots)."""
+    shots = sorted({x for curve in curves for x in curve.x})
+    placed = [np.log1p(x) for x in shots]
+    kept: list[int] = []
+    for i in range(len(shots)):
+        if not kept or placed[i] - placed[kept[-1]] > 0.05 * (placed[-1] - placed[0]):
+            kept.append(i)
+
+    def axes(ax: Any) -> None:
+        ax.set_xticks([placed[i] for i in kept], [f"{shots[i]:g}" for i in kept])
+        ax.set_xlabel("shots: images given")
+        if zero:
+            ax.axhline(0, color="#555555", linewidth=0.8)
+
+    return _drawn(curves, label, axes, np.log1p)
+
+
+def by_particles(curves: Sequence[Curve], label: str) -> str:
+    """Curves against the number of particles, on a logarithmic axis."""
+    counts = sorted({x for curve in curves for x in curve.x})
+
+    def axes(ax: Any) -> None:
+        ax.set_xscale("log")
+        ax.set_xticks(counts, [f"{k:g}" for k in counts])
+        ax.minorticks_off()
+        ax.set_xlabel("particles K")
+
+    return _drawn(curves, label, axes, np.asarray)
+
+
+def reliability(curves: Sequence[Curve]) -> str:
+    """Accuracy against confidence; a calibrated classifier lies on the diagonal."""
+
+    def axes(ax: Any) -> None:
+        ax.plot([0, 1], [0, 1], color="#555555", linewidth=0.8)
+        ax.set_xlim(0, 1)
+        ax.set_ylim(0, 1)
+        ax.set_xlabel("confidence")
+
+    return _drawn(curves, "accuracy", axes, np.asarray)
+
+
+def _drawn(curves: Sequence[Curve], label: str, axes: Any, place: Any) -> str:
+    columns = 1 if max((len(curve.label) for curve in curves), default=0) > 26 else 2
+    rows = -(-len(curves) // columns)
+    with matplotlib.rc_context(_SETTINGS), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # the reader's fonts draw the text, not ours
+        figure = Figure(figsize=(_WIDTH, _HEIGHT + _LINE * rows), layout="constrained")
+        ax = figure.add_subplot()
+        handles = [_line(ax, curve, place) for curve in curves]
+        axes(ax)
+        ax.set_ylabel(label)
+        names = [f" {shown(curve.label)}" for curve in curves]  # a space, as a leading _ would hide the entry
+        figure.legend(handles, names, loc="outside lower left", ncols=columns, frameon=False, fontsize=8)
+        file = io.StringIO()
+        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    return _trimmed(file.getvalue())
+
+
+def _line(ax: Any, curve: Curve, place: Any) -> Any:
+    x, number = place(np.asarray(curve.x, float)), curve.colour
+    colour, marker = COLOURS[number % len(COLOURS)], MARKERS[(number + number // len(COLOURS)) % len(MARKERS)]
+    look: dict[str, Any] = {"color": colour, "marker": marker, "linestyle": STYLES.get(curve.style, ":")}
+    if curve.style == PRINTED:
+        look |= {"color": "#6b6b6b", "linewidth": 1.0, "markerfacecolor": "white"}
+    (line,) = ax.plot(x, curve.y, **look)
+    if curve.low is not None and curve.high is not None:
+        ax.fill_between(x, curve.low, curve.high, color=colour, alpha=0.15, linewidth=0)
+    return line
+
+
+def _trimmed(svg: str) -> str:
+    """The drawing without prolog, fixed size, ids that nothing refers to and a style rule for the whole page."""
+    body = svg[svg.index("<svg") :]
+    for part in (r"<defs>\s*<style type=\"text/css\">.*?</style>\s*</defs>", r"<metadata>.*?</metadata>"):
+        body = re.sub(part, "", body, count=1, flags=re.S)
+    body = re.sub(r' width="[\d.]+pt" height="[\d.]+pt"', ' style="stroke-linejoin: round"', body, count=1)
+    used = set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', body))
+    named = {name for pair in used for name in pair}
+    return re.sub(r' id="([^"]+)"', lambda match: match[0] if match[1] in named else "", body)

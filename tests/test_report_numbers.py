@@ -1,0 +1,188 @@
+"""The numbers of a report: means, intervals and what is compared with what."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.stats
+from scored import line, scored, verdict
+
+from fsgen.errors import FsgenError, InputError
+from fsgen.report import charts
+from fsgen.report.build import build, read_published
+from fsgen.report.estimates import bca, estimates
+
+ROOT = Path(__file__).resolve().parents[1]
+PUBLISHED = {"omniglot_nll": {"source": "S", "rows": [{"model": "M", "test_classes": 1, "nll_by_shots": {"1": 83.3}}]}}
+
+
+def content(*paths: Path, **options: Any) -> dict[str, Any]:
+    """What report.json holds."""
+    found: dict[str, Any] = json.loads(build(paths, **options)["report.json"])
+    return found
+
+
+def test_a_paired_difference_by_hand(tmp_path: Path) -> None:
+    ours, theirs = [1.0, 2.0, 3.0, 6.0], [2.0, 2.0, 1.0, 3.0]  # differences -1 0 2 3: mean 1, variance 10 / 3
+    runs = [scored(tmp_path / name, line(run=name, values=values)) for name, values in {"a": ours, "b": theirs}.items()]
+    (row,) = content(*runs, against="b")["likelihood"][0]["differences"]
+    assert (row["run"], row["against"], row["nats"], row["sets"]) == ("a", "b", 1.0, 4)
+    assert row["se"] == pytest.approx(np.sqrt(10 / 3) / 2)
+
+
+def test_intervals_are_those_of_an_independent_bootstrap() -> None:
+    rng = np.random.default_rng(5)
+    for values in (rng.normal(3, 2, 60), rng.exponential(5, 60), -rng.exponential(5, 25)):
+        options: dict[str, Any] = {"method": "BCa", "n_resamples": 20_000, "rng": np.random.default_rng(1)}
+        theirs = scipy.stats.bootstrap((values,), np.mean, **options).confidence_interval
+        (low,), (high,) = bca(values[:, None])
+        tolerance = 0.12 * values.std() / np.sqrt(len(values))
+        assert (low, high) == pytest.approx((theirs.low, theirs.high), abs=tolerance)
+
+
+def test_an_interval_does_not_depend_on_what_stands_beside_it() -> None:
+    one, other = np.random.default_rng(0).normal(size=(2, 30))
+    assert estimates({"a": one})["a"].low == pytest.approx(estimates({"b": other, "a": one})["a"].low, abs=1e-12)
+
+
+@pytest.mark.parametrize("skewed", [False, True], ids=["normal", "exponential"])
+def test_intervals_cover_the_mean_as_often_as_they_say(skewed: bool) -> None:
+    rng = np.random.default_rng(8)
+    samples = rng.exponential(1.0, (60, 1000)) if skewed else rng.normal(1.0, 1.0, (60, 1000))
+    low, high = bca(samples)
+    assert 0.92 <= np.mean((low <= 1) & (high >= 1)) <= 0.97
+
+
+def test_differences_of_pooled_queries_would_be_too_sure() -> None:
+    rng = np.random.default_rng(8)
+    episodes = rng.normal(0, 1, (20, 1, 500)) + rng.normal(0, 1, (20, 10, 500))
+    low, high = bca(episodes.reshape(200, 500))
+    assert np.mean((low <= 0) & (high >= 0)) < 0.75
+    low, high = bca(episodes.mean(1))
+    assert np.mean((low <= 0) & (high >= 0)) > 0.9
+
+
+def test_a_constant_column_has_an_interval_of_no_width_and_one_set_has_none() -> None:
+    found = estimates({"same": np.full(9, 2.5), "one": np.array([1.0])})
+    assert set(found) == {"same"}
+    assert (found["same"].low, found["same"].high) == (2.5, 2.5)
+
+
+def test_gains_are_paired_with_no_shots_and_with_models_that_ignore_the_support(tmp_path: Path) -> None:
+    zero, two = np.arange(10.0), np.arange(10.0) - np.tile([1.0, 3.0], 5)
+    ours = scored(tmp_path / "a", line(values=zero), line(2, values=two))
+    plain = line(run="plain", model={"name": "pixelcnn", "options": {}}, values=zero + 5, exact=True)
+    gains = content(ours, scored(tmp_path / "plain", plain))["likelihood"][0]["gains"]
+    found = {(g["run"], g["over"], g["shots"]): g["nats"] for g in gains}
+    assert found == pytest.approx({("first", None, 2): 2.0, ("first", "plain", 0): 5.0, ("first", "plain", 2): 7.0})
+
+
+def test_lists_data_and_protocols_never_share_a_table(tmp_path: Path) -> None:
+    others: list[dict[str, Any]] = [
+        {"list_digest": "1"},
+        {"protocol": "published"},
+        {"data": {"digest": "f" * 64}},
+        {"ways": 2},
+        {"data": {"split": "validation"}},
+    ]
+    run = scored(tmp_path / "a", line(), *(line(**changes) for changes in others))
+    found = content(run, scored(tmp_path / "b", line(run="b")))["likelihood"]
+    told = [
+        (f["data"]["digest"][0], f["data"]["split"][0], f["protocol"][0], f["ways"], len(f["scores"])) for f in found
+    ]
+    strict = [("d", "t", "s", 1, 2), ("d", "t", "s", 1, 1), ("d", "t", "s", 2, 1)]
+    assert told == [*strict, ("d", "t", "p", 1, 1), ("f", "t", "s", 1, 1), ("d", "v", "s", 1, 1)]
+    assert [len(f["differences"]) for f in found] == [1, 0, 0, 0, 0, 0]
+
+
+def test_the_last_line_of_a_cell_and_the_most_particles_count(tmp_path: Path) -> None:
+    few = [line(values=[90.0, 92.0], particles=5), line(values=[85.0, 86.0], particles=5)]
+    many = line(values=[81.0, 82.0], particles=500)
+    found = content(scored(tmp_path / "a", *few, many, line(2)))["likelihood"][0]
+    assert [(s["shots"], s["particles"]) for s in found["scores"]] == [(0, 500), (2, 50)]
+    assert [(s["particles"], s["nats"]) for s in found["convergence"]] == [(5, 85.5), (500, 81.5)]
+
+
+def test_printed_figures_stand_beside_their_own_protocol_data_and_classes_only(tmp_path: Path) -> None:
+    cases: list[dict[str, Any]] = [{}, {"protocol": "strict"}, {"ways": 2}, {"data": {"name": "glyphs"}}]
+    for i, changes in enumerate(cases):
+        usual = {"protocol": "published", "data": {"name": "omniglot28"}} | changes
+        found = content(scored(tmp_path / str(i), line(**usual)), published=PUBLISHED)["likelihood"][0]
+        assert (found["printed"] is not None) == (i == 0)
+
+
+def test_the_printed_figures_of_the_repository_can_be_read(tmp_path: Path) -> None:
+    assert set(read_published(ROOT / "assets" / "published.json")) > set(PUBLISHED)
+    (tmp_path / "p.json").write_text('{"omniglot_nll": {"rows": [{}]}}', encoding="utf-8")
+    with pytest.raises(InputError, match=r"p\.json holds no printed figures \(KeyError: 'model'\)"):
+        read_published(tmp_path / "p.json")
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    runs = [scored(tmp_path / place / "m", line(run="m", weights_sha256=place * 64)) for place in "ab"]
+    assert [run["label"] for run in content(*runs)["runs"]] == ["m (aaaaaaaa)", "m (bbbbbbbb)"]
+    runs = [scored(tmp_path / place / "n", line(run="n")) for place in "ab"]
+    assert [run["label"] for run in content(*runs)["runs"]] == ["n (a/n)", "n (b/n)"]
+    assert len(content(runs[0], runs[0])["runs"]) == 1
+
+
+def test_against_names_one_run(tmp_path: Path) -> None:
+    runs = [scored(tmp_path / place / "m", line(run="m", weights_sha256=place * 64)) for place in "ab"]
+    with pytest.raises(InputError, match=r"several runs are called so; m \(aaaaaaaa\), m \(bbbbbbbb\)\."):
+        build(runs, against="m")
+    with pytest.raises(InputError, match="no run is called so; m "):
+        build(runs, against="other")
+    assert content(*runs, against="m (bbbbbbbb)")["likelihood"][0]["differences"][0]["against"] == "m (bbbbbbbb)"
+
+
+def test_a_score_that_is_not_finite_is_shown_as_none(tmp_path: Path) -> None:
+    broken = line(2) | {"nats": None, "se": None, "per_set": [None] * 40, "bits_per_dim": None}
+    found = content(scored(tmp_path / "a", line(), broken), scored(tmp_path / "b", line(run="b"), line(2, run="b")))
+    rows = {(s["run"], s["shots"]): s["nats"] for s in found["likelihood"][0]["scores"]}
+    assert rows["first", 2] is None
+    assert rows["b", 2] is not None
+    assert [d["shots"] for d in found["likelihood"][0]["differences"]] == [0]
+
+
+def test_classifications_keep_what_they_hold_and_may_lack_the_rest(tmp_path: Path) -> None:
+    bare = {k: v for k, v in verdict(run="bare").items() if k not in ("accuracy", "interval", "ece", "reliability")}
+    runs = [scored(tmp_path / "a", line(), verdict()), scored(tmp_path / "b", bare, verdict(run="bare", shots=5))]
+    one, five = content(*runs)["classification"]
+    assert [(v["run"], v["accuracy"]) for v in one["verdicts"]] == [("first", 0.825), ("bare", None)]
+    assert one["verdicts"][0]["reliability"][1] == {"confidence": 0.9, "accuracy": 0.95, "count": 30}
+    assert (five["shots"], len(five["verdicts"])) == (5, 1)
+
+
+def altered(records: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """The records with one field, at any depth, removed or of another kind."""
+    for number, record in enumerate(records):
+        spots = [(record, name) for name in record]
+        spots += [(part, name) for part in record.values() if isinstance(part, dict) for name in part]
+        for part, name in spots:
+            kept = part.pop(name)
+            yield records
+            for value in (None, "x", -1, 1.5, [], {}, [None], float("nan"), 10**400):
+                part[name] = value
+                yield records
+            part[name] = kept
+        assert records[number] is record
+
+
+def test_any_line_is_reported_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(charts, "_drawn", lambda *_: "<svg></svg>")
+    done, refusals = 0, []
+    records = [line() | {"terms": {"z": 1.0}}, verdict()]
+    for number, changed in enumerate(altered(records)):
+        if number % 7 == 0:
+            runs = [scored(tmp_path / "a", *changed), scored(tmp_path / "b", line(run="b"))]
+            try:
+                done += bool(build(runs))
+            except FsgenError as error:
+                refusals.append(str(error))
+    assert min(done, len(refusals)) > 10
+    assert not [said for said in refusals if "\n" in said]
