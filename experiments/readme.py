@@ -54,9 +54,9 @@ FIGURES: dict[str, tuple[str, str, dict[str, str]]] = {
         "particles",
         "rows",
         {
-            "plain loop's layout": "{layout}",
+            "reference: plain_gmn.py, or the plain loop's layout": "{layout}",
             "particles": "{particles}",
-            "plain loop, s": "{seconds_plain:.1f}",
+            "reference, s": "{seconds_plain:.1f}",
             "fsgen, s": "{seconds_fsgen:.1f}",
             **RATIO,
         },

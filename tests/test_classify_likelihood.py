@@ -149,6 +149,12 @@ def test_a_model_that_ignores_the_support_tells_nothing_apart(loud: Any) -> None
     torch.testing.assert_close(scores, scores[..., :1].expand_as(scores), rtol=0, atol=1e-9)
 
 
+def middle_half(draws: Tensor) -> Tensor:
+    """How wide the middle half of the draws lies."""
+    low, high = draws.quantile(torch.tensor([0.25, 0.75], dtype=draws.dtype), 0)
+    return high - low
+
+
 def test_shared_noise_leaves_each_score_as_it_is_distributed(loud: Any) -> None:
     """Of one episode the very same, drawn in another way; of two, two that err together."""
     support, query = binary(1, 3).expand(2, -1, -1, -1, -1), binary(1, 1).expand(2, -1, -1, -1, -1)
@@ -159,7 +165,9 @@ def test_shared_noise_leaves_each_score_as_it_is_distributed(loud: Any) -> None:
     torch.testing.assert_close(together[:, 0], together[:, 1], rtol=0, atol=1e-9)
     error = (together.var(0) + apart.var(0)).sqrt() / math.sqrt(4_000)
     assert ((together.mean(0) - apart.mean(0)).abs() <= 5 * error + 1e-9).all()
-    spread = together.std(0) / apart.std(0)
+    spread = middle_half(together) / middle_half(
+        apart
+    )  # weights have heavy tails, which a standard deviation is made of
     assert ((spread - 1).abs() < 0.2).all() or together.std() < 1e-9
 
 

@@ -21,7 +21,7 @@ class ChannelSlopes(nn.Module):
         self.weight = nn.Parameter(torch.empty(channels).uniform_(-0.01, 0.01))
 
     def forward(self, x: Tensor) -> Tensor:
-        return prelu(x.movedim(1, -1), self.weight).movedim(-1, 1)
+        return prelu(x, self.weight, 1)
 
 
 def _initialised(conv: nn.Conv2d | nn.ConvTranspose2d, *, gain: float = 1.0, normalise: bool = False) -> nn.Module:
