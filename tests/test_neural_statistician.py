@@ -195,7 +195,7 @@ def test_proposed_from_the_support_the_context_costs_nothing_and_weights_stay_un
 def test_at_first_the_context_tells_sets_apart() -> None:
     """Noise of c that is wide beside the differences of sets teaches decoders to ignore it for good."""
     torch.manual_seed(0)
-    model = NeuralStatistician(layers=1)
+    model = NeuralStatistician(layers=1, proposal="support")
     strokes = (torch.rand(8, 1, 1, 7, 7) < 0.2).float().repeat_interleave(4, -1).repeat_interleave(4, -2)
     loc, scale = model.codes(strokes.expand(8, 3, 1, 28, 28))
     assert (loc.std(0) > 0.3 * scale.mean(0)).double().mean() > 0.5

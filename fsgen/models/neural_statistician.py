@@ -85,8 +85,8 @@ class NeuralStatistician(FewShotModel):
         self.instance = dense(dim_features, dim_hidden)
         self.statistic = StatisticNetwork(None, dim_hidden)
         self.to_context = Affine(self.statistic.dim, 2 * dim_c)
-        with torch.no_grad():  # c begins nearly certain: under noise wider than sets differ at first it is never used
-            self.to_context.bias[dim_c:] = FIRST_RAW_SCALE
+        if proposal == "support":  # c begins nearly certain: under noise wider than sets differ it is never used
+            self.to_context.bias.data[dim_c:] = FIRST_RAW_SCALE
         above = [dim_c, *[dim_c + dim_z] * (layers - 1)]
         self.priors = nn.ModuleList(mlp(n, 2 * dim_z, dim_hidden) for n in above)
         self.posteriors = nn.ModuleList(Affine(n + dim_features, 2 * dim_z) for n in above)
