@@ -15,7 +15,6 @@ import pyro
 import torch
 from torch import Tensor
 
-from fsgen.cli.allocation import keep_freed_memory
 from fsgen.run import provenance
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -34,8 +33,7 @@ def parser(description: str) -> argparse.ArgumentParser:
 
 
 def prepare(threads: int) -> None:
-    """A fixed seed, the threads, no checks of values and freed memory kept, as in training."""
-    keep_freed_memory()
+    """A fixed seed, the threads, and no checks of values, as in training."""
     torch.manual_seed(0)
     torch.set_num_threads(threads)
     pyro.enable_validation(False)

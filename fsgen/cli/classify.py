@@ -8,7 +8,6 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from fsgen.cli.allocation import keep_freed_memory
 from fsgen.cli.evaluate import data_of, progress, require_fit
 from fsgen.cli.parsing import Parser, check_values
 from fsgen.errors import InputError
@@ -68,7 +67,6 @@ def run(args: Namespace) -> int:
     name, source_options = data_of(folder, args.data, args.data_options) if folder else (args.data, args.data_options)
     check_values(SOURCES, name, source_options)
 
-    keep_freed_memory()
     import torch
 
     from fsgen.classification import accuracy

@@ -10,7 +10,6 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from fsgen.cli.allocation import keep_freed_memory
 from fsgen.cli.likelihoods import print_table
 from fsgen.cli.parsing import Parser, check_values
 from fsgen.errors import DataError, InputError
@@ -91,7 +90,6 @@ def run(args: Namespace) -> int:
     if not out.absolute().parent.is_dir():
         raise InputError(f"--out {out}: no such folder; create it, so that hours of scoring are not lost.")
 
-    keep_freed_memory()
     import torch
 
     from fsgen.data.sources import load_images

@@ -8,7 +8,6 @@ from typing import Any
 from jsonargparse import Namespace
 
 from fsgen import storage
-from fsgen.cli.allocation import keep_freed_memory
 from fsgen.cli.evaluate import data_of, require_fit
 from fsgen.cli.parsing import Parser, check_values
 from fsgen.cli.sheets import require_picture, write_sheet
@@ -70,8 +69,6 @@ def run(args: Namespace) -> int:
     Run.open(args.run)
 
     import numpy as np
-
-    keep_freed_memory()
     import torch
 
     from fsgen.model import load

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import Namespace
 
-from fsgen.cli.allocation import keep_freed_memory
 from fsgen.cli.parsing import Parser, check_values
 from fsgen.config import TrainConfig, as_plain, flat, from_plain
 from fsgen.errors import CheckpointError
@@ -57,7 +56,6 @@ def run(args: Namespace) -> int:
     with joined(args.peer_timeout) as job, contextlib.ExitStack() as held:
         config, known = job.from_lead(lambda: _asked(args))
 
-        keep_freed_memory()
         import pyro
         import torch
 
