@@ -10,7 +10,7 @@ from jsonargparse import Namespace
 
 from fsgen.cli.parsing import Parser, check_values
 from fsgen.errors import DataError, InputError
-from fsgen.registry import SOURCES
+from fsgen.registry import LEARNERS, SOURCES
 from fsgen.run import Run, provenance
 
 
@@ -54,6 +54,7 @@ def run(args: Namespace) -> int:
         raise InputError(f"--budget is {args.budget}; give 1 or more.")
     if not 0 <= args.threads <= 1024:
         raise InputError(f"--threads is {args.threads}; give 0 to 1024.")
+    refuse_learner(folder)
     name, options = data_of(folder, args.data, args.data_options)
     check_values(SOURCES, name, options)
 
@@ -121,6 +122,24 @@ def data_of(folder: Path, name: str | None, options: dict[str, Any]) -> tuple[st
     if name is None or name == trained.get("name"):
         return trained["name"], {**trained.get("options", {}), **options}
     return name, dict(options)
+
+
+def holds_learner(folder: Path) -> bool:
+    """Whether the model of a folder is a learner, which classifies and knows no likelihood of images."""
+    return Run.open(folder).config.get("model", {}).get("name") in LEARNERS
+
+
+def refuse_learner(folder: Path) -> None:
+    """Refuses the folder of a learner where a generative model is needed.
+
+    Raises:
+        InputError: names the command that takes it.
+    """
+    if holds_learner(folder):
+        raise InputError(
+            f"{folder} holds a learner, which classifies images and does not generate them; "
+            f"use fsgen classify {folder} without --classifier."
+        )
 
 
 def require_fit(folder: Path, model: Any, images: Any) -> None:
