@@ -10,7 +10,7 @@ import json
 import sys
 from pathlib import Path
 
-from fsgen.registry import MODELS
+from fsgen.registry import LEARNERS, MODELS
 from fsgen.report.tables import (
     between,
     bits_table,
@@ -63,6 +63,7 @@ def pages() -> dict[Path, str]:
     """Every generated page and what it should hold."""
     readme = ROOT / "README.md"
     text = between(readme.read_text(encoding="utf-8"), "models", model_table(MODELS))
+    text = between(text, "learners", model_table(LEARNERS))
     made = {}
     for folder in sorted((ROOT / "assets" / "models").glob("*")):
         page = folder / "README.md"
