@@ -14,6 +14,7 @@ from fsgen.registry import LEARNERS, MODELS
 from fsgen.report.tables import (
     between,
     bits_table,
+    classification_table,
     comparison_table,
     likelihood_table,
     model_table,
@@ -38,6 +39,8 @@ PRINTED = {
 def results(folder: Path) -> str:
     """The likelihood table of one trained model, its printed rows below."""
     records = read_results(folder / "results.jsonl")
+    if not records:
+        return accuracies(folder)
     shots = sorted({record["shots"] for record in records})
     printed = json.loads(PUBLISHED.read_text(encoding="utf-8"))["omniglot_nll"]
     first = records[0]
@@ -57,6 +60,17 @@ def results(folder: Path) -> str:
     if first["model"]["options"].get("likelihood", "bernoulli") != "bernoulli":
         table += f"\n\nIn bits per dimension:\n\n{bits_table(records)}"
     return f"{note}\n\n{table}" + f"\n{rows}" * bool(rows)
+
+
+def accuracies(folder: Path) -> str:
+    """The accuracy table of one trained learner."""
+    records = read_results(folder / "results.jsonl", "classification")
+    first = records[0]
+    return (
+        f"Accuracy in percent ± half its 95 % interval over {first['episodes']} episodes of {first['queries']} "
+        f"quer{'y' if first['queries'] == 1 else 'ies'} a class; {first['data']['name']}, {first['data']['split']} "
+        f"classes.\n\n{classification_table(records)}"
+    )
 
 
 def pages() -> dict[Path, str]:
