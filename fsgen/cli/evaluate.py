@@ -126,7 +126,8 @@ def data_of(folder: Path, name: str | None, options: dict[str, Any]) -> tuple[st
 
 def holds_learner(folder: Path) -> bool:
     """Whether the model of a folder is a learner, which classifies and knows no likelihood of images."""
-    return Run.open(folder).config.get("model", {}).get("name") in LEARNERS
+    recipe = Run.open(folder).config.get("model")
+    return isinstance(recipe, dict) and str(recipe.get("name")) in LEARNERS
 
 
 def refuse_learner(folder: Path) -> None:
