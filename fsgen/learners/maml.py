@@ -75,7 +75,7 @@ class MAML(Learner):
         """Parameters by name after the inner steps; those of the head are [C, D + 1]."""
         images, owner = sets[held], held.nonzero()[:, 0]
         shares = 1 / (len(held) * held.sum(1)[owner].to(self.head.dtype))
-        values = dict(self.embed.named_parameters()) | {HEAD: self.head.expand(len(sets), -1)}
+        values: dict[str, Tensor] = {**dict(self.embed.named_parameters()), HEAD: self.head.expand(len(sets), -1)}
 
         def loss(values: Mapping[str, Tensor]) -> Tensor:
             of_own = self.outputs(values, images).log_softmax(-1).gather(1, owner[:, None])[:, 0]

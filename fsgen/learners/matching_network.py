@@ -106,7 +106,7 @@ class FullContext(nn.Module):
         order = support[..., 0].masked_fill(~held, torch.inf).argsort(dim=-1, stable=True)[..., None].expand_as(support)
         packed = pack_padded_sequence(support.gather(1, order), held.sum(-1).cpu(), True, enforce_sorted=False)
         read, _ = pad_packed_sequence(self.both_ways(packed)[0], True, total_length=support.shape[1])
-        return support + torch.zeros_like(support).scatter(1, order, sum(read.chunk(2, -1)))
+        return support + torch.zeros_like(support).scatter(1, order, read.unflatten(-1, (2, -1)).sum(-2))
 
     def _attend(self, support: Tensor, query: Tensor, held: Tensor) -> Tensor:
         """f."""
