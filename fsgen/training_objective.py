@@ -44,8 +44,9 @@ def validate(model: Trainable, sampler: EpisodeSampler, config: TrainConfig, see
     """
     v, weight = config.validation, config.objective.label_weight
     if sampler.shots is None:
-        nats = sequential_nats(model, sampler, v.sets, v.particles, seed=seed)
-        found = {**_summary("validation", nats), "validation_by_shots": [round(x, 3) for x in nats.mean(0).tolist()]}
+        by_shots = sequential_nats(model, sampler, v.sets, v.particles, seed=seed)
+        rounded = [round(x, 3) for x in by_shots.mean(0).tolist()]
+        found = {**_summary("validation", by_shots), "validation_by_shots": rounded}
         return found["validation_nats"], found
     nats, right = support_query_nats(model, sampler, v.sets, v.particles, labels=weight > 0, seed=seed)
     found = _summary("validation", nats["label" if "x" not in nats else "x"])

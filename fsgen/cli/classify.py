@@ -97,7 +97,7 @@ def run(args: Namespace) -> int:
         if not own:
             refuse_learner(folder)
         require_fit(folder, model, images)
-    classifier = model if own else member(model, **options) if model else member(**options)
+    classifier: Any = model if own else member(model, **options) if model else member(**options)
     settings: dict[str, Any] = {
         "kind": "classification",
         "run": folder.name if folder and model else None,
