@@ -98,7 +98,10 @@ def test_a_mixed_run_reports_both_terms(tmp_path: Path, fsgen_: Command) -> None
 
 
 WRONG: list[tuple[list[Any], list[str]]] = [
-    (["--model.name", "prototypical-network"], ["2 ways or more and 1 shot or more", "--episodes.shots"]),
+    (
+        ["--model.name", "prototypical-network", "--episodes.length", 3],
+        ["2 ways or more and 1 shot or more", "--episodes.shots"],
+    ),
     (["--model.name", "prototypical-network", "--episodes.shots", 1], ["episodes.ways is [1, 2]", "give one number"]),
     (["--model.name", "prototypical-network", "--episodes.shots", 1, "--episodes.ways", "[1]"], ["2 ways or more"]),
     (["--model.name", "prototypical-network", "--episodes.shots", 0, "--episodes.ways", "[5]"], ["1 shot or more"]),
