@@ -76,25 +76,24 @@ def combine(
     kl_weight: float = 1.0,
     free_nats: float = 0.0,
     likelihood_weight: float = 1.0,
-    label_weight: float = 1.0,
 ) -> Float[Tensor, "K B U"]:
     r"""Log-weights from named terms: the sum over sites, optionally annealed for training.
 
     .. math:: \log w = \gamma \log p(x \mid \cdot)
-        + \beta \sum_{\text{sites } z} (\log p(z \mid \cdot) - \log q(z \mid \cdot)) + \lambda \log p(c \mid x, \cdot)
+        + \beta \sum_{\text{sites } z} (\log p(z \mid \cdot) - \log q(z \mid \cdot))
+        + \lambda \log p(c \mid x, \cdot)
 
     Args:
-        terms: nats by site; site "x" is the likelihood, "label" the log-probability of the query's class, and every
-            other one is log p - log q of a latent.
+        terms: nats by site; site "x" is the likelihood, "label" the log-probability of the query's class, times
+            its weight lambda in a mixed objective, and every other one is log p - log q of a latent.
         kl_weight: beta of the KL warm-up; 1 gives a true bound.
         free_nats: a latent site whose mean KL is below this many nats counts as exactly that many and
             gets no gradient, so that it is not switched off early in training.
         likelihood_weight: gamma, see :func:`two_term_weights`; 1 gives a true bound.
-        label_weight: lambda of a mixed objective, generative and discriminative.
 
     Source: Bowman et al. (2016), sec. 3.1; Kingma et al. (2016), appendix C.8 (free bits).
     """
-    observed = {"x": likelihood_weight, "label": label_weight}
+    observed = {"x": likelihood_weight, "label": 1.0}
     total: Float[Tensor, "K B U"] | float = 0.0
     for site, term in terms.items():
         if site in observed:

@@ -178,9 +178,8 @@ class Trainer:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=c.bf16):
             parts, images = objective_terms(self.model, episode, c.objective.particles, c.objective.label_weight)
         likelihood, kl = annealing(c.objective, self.step)
-        labels = c.objective.label_weight if "x" in parts else 1.0
-        weights = {"likelihood_weight": likelihood, "kl_weight": kl, "label_weight": labels}
-        log_weights = combine(parts, free_nats=c.objective.free_nats, **weights)
+        free = c.objective.free_nats
+        log_weights = combine(parts, likelihood_weight=likelihood, kl_weight=kl, free_nats=free)
         if not bool(log_weights.isfinite().all()):
             bad = (~log_weights.isfinite()).any(0).any(-1).nonzero().flatten().tolist()
             first, rows = self.step * c.episodes.batch, log_weights.shape[1] // episode.batch

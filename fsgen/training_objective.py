@@ -23,7 +23,7 @@ def objective_terms(
     .. math:: \log p(x \mid X_c) + \lambda \log p(c \mid x, X_1 \dots X_C)
 
     A generative model scores the queries of a support/query episode given their own class, each class a row; where
-    lambda is not 0 the site "label" holds the second term, by Bayes' rule over the episode's classes. A learner has
+    lambda is not 0 the site "label" holds the second summand, by Bayes' rule over the episode's classes. A learner has
     that term alone.
     """
     if isinstance(model, Discriminative) or episode.ways == 1:
@@ -32,6 +32,7 @@ def objective_terms(
     parts = terms(model, apart, particles)
     if label_weight:
         own = of_own_class(log_labels(model, episode, particles)).reshape(-1, apart.queries)
+        own = label_weight * own
         parts["label"] = (own if parts["x"].shape[-1] > 1 else own.sum(-1, keepdim=True)).expand_as(parts["x"])
     return parts, apart.queries
 
