@@ -10,10 +10,11 @@ import json
 import sys
 from pathlib import Path
 
-from fsgen.registry import MODELS
+from fsgen.registry import LEARNERS, MODELS
 from fsgen.report.tables import (
     between,
     bits_table,
+    classification_table,
     comparison_table,
     figures_table,
     likelihood_table,
@@ -209,6 +210,8 @@ def figures(text: str) -> str:
 def results(folder: Path) -> str:
     """The likelihood table of one trained model, its printed rows below."""
     records = read_results(folder / "results.jsonl")
+    if not records:
+        return accuracies(folder)
     shots = sorted({record["shots"] for record in records})
     printed = json.loads(PUBLISHED.read_text(encoding="utf-8"))["omniglot_nll"]
     first = records[0]
@@ -230,10 +233,22 @@ def results(folder: Path) -> str:
     return f"{note}\n\n{table}" + f"\n{rows}" * bool(rows)
 
 
+def accuracies(folder: Path) -> str:
+    """The accuracy table of one trained learner."""
+    records = read_results(folder / "results.jsonl", "classification")
+    first = records[0]
+    return (
+        f"Accuracy in percent ± half its 95 % interval over {first['episodes']} episodes of {first['queries']} "
+        f"quer{'y' if first['queries'] == 1 else 'ies'} a class; {first['data']['name']}, {first['data']['split']} "
+        f"classes.\n\n{classification_table(records)}"
+    )
+
+
 def pages() -> dict[Path, str]:
     """Every generated page and what it should hold."""
     readme = ROOT / "README.md"
     text = between(readme.read_text(encoding="utf-8"), "models", model_table(MODELS))
+    text = between(text, "learners", model_table(LEARNERS))
     made = {}
     for folder in sorted((ROOT / "assets" / "models").glob("*")):
         page = folder / "README.md"

@@ -32,6 +32,9 @@ class EpisodesConfig:
     Args:
         ways: classes an episode; several numbers are drawn from uniformly.
         length: images an episode, each scored given those before it.
+        shots: images a class that are shown; makes support/query episodes, of one number of ways, in place of those
+            of ``length``. A generative model then scores each query given the shots of its own class.
+        queries: images a class that are asked about in support/query episodes.
         batch: episodes a step.
         protocol: strict (distinct classes, no image twice) or published (everything with replacement).
         augment: dihedral makes new classes by rotation and reflection; none does not.
@@ -42,6 +45,8 @@ class EpisodesConfig:
 
     ways: list[int] = field(default_factory=lambda: [1, 2])
     length: int = 20
+    shots: int | None = None
+    queries: int = 1
     batch: int = 10
     protocol: Literal["strict", "published"] = "strict"
     augment: Literal["none", "dihedral"] = "dihedral"
@@ -78,6 +83,8 @@ class ObjectiveConfig:
         free_nats: latent sites below this mean KL get no gradient from it; 0 is off.
         alpha: weighs the likelihood by 1 + alpha and the KL terms by 1 / (1 + alpha) at first; 0 is off.
         alpha_halving: steps in which alpha falls to its half; 0 keeps it.
+        label_weight: lambda of log p(x | own class) + lambda log p(class | x), by Bayes' rule over the classes of
+            support/query episodes; 0 is purely generative.
     """
 
     name: Literal["elbo", "iwae"] = "elbo"
@@ -86,6 +93,7 @@ class ObjectiveConfig:
     free_nats: float = 0.0
     alpha: float = 0.0
     alpha_halving: int = 0
+    label_weight: float = 0.0
 
 
 @dataclass
@@ -178,12 +186,15 @@ class TrainConfig:
             "threads": (self.threads, 0),
             "seed": (self.seed, 0),
             "episodes.batch": (self.episodes.batch, 1),
+            "episodes.shots": (self.episodes.shots or 0, 0),
+            "episodes.queries": (self.episodes.queries, 1),
             "episodes.workers": (self.episodes.workers, 0),
             "objective.particles": (self.objective.particles, 1),
             "objective.kl_warmup": (self.objective.kl_warmup, 0),
             "objective.free_nats": (self.objective.free_nats, 0),
             "objective.alpha": (self.objective.alpha, 0),
             "objective.alpha_halving": (self.objective.alpha_halving, 0),
+            "objective.label_weight": (self.objective.label_weight, 0),
             "optimiser.warmup": (self.optimiser.warmup, 0),
             "optimiser.weight_decay": (self.optimiser.weight_decay, 0),
             "optimiser.clip": (self.optimiser.clip, 0),
@@ -194,6 +205,12 @@ class TrainConfig:
         for name, (value, bound) in least.items():
             if not value >= bound:
                 raise InputError(f"{name} is {value}; give {bound} or more.")
+        if self.episodes.shots is not None and len(self.episodes.ways) != 1:
+            raise InputError(f"episodes.ways is {self.episodes.ways}; give one number where episodes.shots is given.")
+        if self.objective.label_weight and not (self.episodes.shots and self.episodes.ways[0] > 1):
+            raise InputError(
+                "objective.label_weight needs --episodes.shots, 1 or more, and --episodes.ways, 2 or more."
+            )
         if not 0 < self.optimiser.learning_rate < float("inf"):
             raise InputError(f"optimiser.learning_rate is {self.optimiser.learning_rate}; give a positive number.")
         if not 0 <= self.optimiser.ema < 1:

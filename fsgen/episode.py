@@ -20,6 +20,8 @@ class Episode:
         query: Q images a task to be scored.
         visible: ``visible[b, q, s]`` says whether query q may see support image s; None means all.
             Strictly lower-triangular with support = query gives every shot count 0 ... S-1 in one pass.
+        ways: C, where support and query both hold the images of C classes one class after the other, as many of each;
+            1 where the order says nothing of classes.
 
     >>> e = Episode.sequential(torch.zeros(2, 3, 1, 4, 4))
     >>> e.seen().sum(-1)[0]
@@ -29,6 +31,7 @@ class Episode:
     support: Float[Tensor, "B S *event"]
     query: Float[Tensor, "B Q *event"]
     visible: Bool[Tensor, "B Q S"] | None = None
+    ways: int = 1
     _memo: dict[str, Any] | None = field(default=None, repr=False, compare=False)
 
     @classmethod
@@ -67,13 +70,22 @@ class Episode:
         query = support if self.query is self.support else self.query.to(*args, **kwargs)
         along = bool(kwargs.get("non_blocking", False))
         visible = None if self.visible is None else self.visible.to(support.device, non_blocking=along)
-        return Episode(support, query, visible)
+        return Episode(support, query, visible, self.ways)
+
+    def by_class(self) -> Episode:
+        """Every class an episode of its own, [B C, ...]: a query is scored given the images of its class alone.
+
+        >>> Episode(torch.zeros(2, 6, 1, 4, 4), torch.zeros(2, 9, 1, 4, 4), ways=3).by_class().support.shape[:2]
+        torch.Size([6, 2])
+        """
+        support, query = (i.unflatten(1, (self.ways, -1)).flatten(0, 1) for i in (self.support, self.query))
+        return Episode(support, query)
 
     def pin_memory(self) -> Episode:
         """The episode in page-locked memory, from which copies to a GPU do not wait."""
         support = self.support.pin_memory()
         query = support if self.query is self.support else self.query.pin_memory()
-        return Episode(support, query, None if self.visible is None else self.visible.pin_memory())
+        return Episode(support, query, None if self.visible is None else self.visible.pin_memory(), self.ways)
 
     def sharing(self) -> Episode:
         """The same episode with an empty scratch pad, so that ``shared`` computes each key once."""

@@ -15,8 +15,8 @@ from fsgen.data.sampler import Draw, EpisodeSampler
 from fsgen.episode import Episode
 from fsgen.errors import InputError
 from fsgen.evaluation_shards import WHOLE, Shard
-from fsgen.inference import couples_queries, latent_sites, log_weights
-from fsgen.model import FewShotModel
+from fsgen.inference import Discriminative, couples_queries, latent_sites, log_labels, log_weights, of_own_class
+from fsgen.model import FewShotModel, Trainable
 from fsgen.objectives import ess, iwae
 
 
@@ -225,7 +225,7 @@ def summary(values: torch.Tensor) -> dict[str, float | int | None]:
 
 @torch.no_grad()
 def sequential_nats(
-    model: FewShotModel, sampler: EpisodeSampler, sets: int, particles: int, *, seed: int = 0, budget: int = 512
+    model: Trainable, sampler: EpisodeSampler, sets: int, particles: int, *, seed: int = 0, budget: int = 512
 ) -> torch.Tensor:
     """NLL of image t given the images before it, [sets, T]: one pass for all shot counts, for validation.
 
@@ -243,11 +243,52 @@ def sequential_nats(
                 images = sampler.gather([sampler.draw(i) for i in numbers]).to(like)
                 size = images.shape[0] * images.shape[1]
                 w = log_weights(model, Episode.sequential(images), particles, chunk=max(1, budget // size))
-                bound = iwae(w.masked_fill(w.isnan() | w.isposinf(), -math.inf))
+                bound = iwae(_finite(w))
                 rows.append(-(bound if bound.shape[1] > 1 else bound.expand(-1, sampler.length) / sampler.length))
     finally:
         model.train(was_training)
     return torch.cat(rows)
+
+
+@torch.no_grad()
+def support_query_nats(
+    model: Trainable, sampler: EpisodeSampler, sets: int, particles: int, *, labels: bool = False, seed: int = 0
+) -> tuple[dict[str, torch.Tensor], torch.Tensor | None]:
+    """NLL of the queries of support/query episodes, [sets, Q] each, and whether their labels were right.
+
+    Args:
+        labels: whether a generative model is also asked which class each query belongs to.
+
+    Returns:
+        Nats of "x" given the support of its own class, for a generative model, and of "label" given that of all
+        classes, where it was asked; and the right answers as 0 and 1, or None. NaN is an infinite NLL.
+    """
+    like, training = next(model.parameters()), model.training
+    model.eval()
+    discriminative = isinstance(model, Discriminative)
+    nats: dict[str, list[torch.Tensor]] = {"x": [], "label": []}
+    right = []
+    try:
+        with own_random_state(like):
+            torch.manual_seed(seed)
+            for numbers, _ in _groups(sets, 5, range(sets)):
+                episode = sampler.episode(numbers).to(like)
+                if not discriminative:
+                    apart = episode.by_class()
+                    bound = iwae(_finite(log_weights(model, apart, particles)))
+                    share = apart.queries if bound.shape[1] == 1 else 1  # of a joint bound, in one image
+                    nats["x"].append(-(bound / share).expand(-1, apart.queries).reshape(episode.batch, -1))
+                if discriminative or labels:
+                    scores = log_labels(model, episode, particles)
+                    nats["label"].append(-_finite(own := of_own_class(scores)))
+                    right.append((own == scores.amax(-1)).to(own.dtype))
+    finally:
+        model.train(training)
+    return {name: torch.cat(parts) for name, parts in nats.items() if parts}, torch.cat(right) if right else None
+
+
+def _finite(log_weights: torch.Tensor) -> torch.Tensor:
+    return log_weights.masked_fill(log_weights.isnan() | log_weights.isposinf(), -math.inf)
 
 
 def paired(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float]:

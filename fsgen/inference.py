@@ -44,6 +44,17 @@ class PerView(ABC):
         """Parameters of ``program`` by name, [B, V, ...]; at least one. They never depend on the queries' values."""
 
 
+class Discriminative(ABC):
+    """A model of labels: it says to which of an episode's classes a query belongs, and nothing of images.
+
+    Its one term is "label", and exact, on support/query episodes of two classes or more.
+    """
+
+    @abstractmethod
+    def log_labels(self, episode: Episode) -> Float[Tensor, "B Q C"]:
+        """log p(class | query, support of all classes), nats."""
+
+
 def under(model: nn.Module, parameters: Mapping[str, Tensor], call: Callable[[Any], Any]) -> Any:
     """``call(model)`` while the parameters named in ``parameters`` have other values, wherever the model uses them."""
     own = dict(model.named_parameters())
@@ -83,7 +94,8 @@ def terms(
 
     Site "x" holds log p(query | z, support); every other site holds log p(z | ...) - log q(z | ...), which is 0
     under the prior as proposal. U is Q where every latent belongs to one query, and 1 where a latent outside
-    the plate "queries" couples them: then the terms are sums over the queries.
+    the plate "queries" couples them: then the terms are sums over the queries. A :class:`Discriminative` model has the
+    site "label" alone, log p(class of the query | query, support).
 
     Args:
         model: has ``model(episode)`` and ``guide(episode)``, Pyro programs in the plates of
@@ -101,6 +113,8 @@ def terms(
     if isinstance(model, PerView):
         found = _over_views(model, episode, lambda program, part: terms(program, part, particles, proposal))
         return {name: _gathered(value, 1) for name, value in found.items()}
+    if isinstance(model, Discriminative):
+        return {"label": of_own_class(model.log_labels(episode)).double().expand(particles, -1, -1)}
     particle_plate = pyro.plate("particles", particles, dim=-3)
     generative = particle_plate(model.model)
     if proposal == "prior":
@@ -150,6 +164,58 @@ def log_weights(
     sizes = _chunks(particles, chunk or particles)
     parts = [terms(model, episode, k, proposal) for k in sizes]
     return torch.cat([torch.stack(tuple(part.values())).sum(0) for part in parts])
+
+
+def of_own_class(scores: Float[Tensor, "B Q C"]) -> Float[Tensor, "B Q"]:
+    """The score of each query's own class in an episode whose queries stand one class after the other."""
+    ways = scores.shape[-1]
+    own = torch.arange(ways, device=scores.device).repeat_interleave(scores.shape[1] // ways)
+    return scores.gather(-1, own.expand(len(scores), -1)[..., None])[..., 0]
+
+
+def log_labels(model: Any, episode: Episode, particles: int = 1) -> Float[Tensor, "B Q C"]:
+    r"""log p(class | query, support) of a support/query episode, nats, float64: by Bayes' rule in a generative model.
+
+    .. math:: \log p(c \mid x) = \log p(x \mid X_c) - \log \sum_k p(x \mid X_k)
+
+    with the importance-weighted bound of K particles, whose noise the classes share, in place of a likelihood that is
+    not exact.
+    """
+    if isinstance(model, Discriminative):
+        return model.log_labels(episode).double()
+    sets = episode.support.unflatten(1, (episode.ways, -1))
+    two = Episode(sets[:1, 0], episode.query[:1, :1].expand(-1, 2, *episode.query.shape[2:]))
+    state = torch.get_rng_state()
+    apart = couples_queries(model, two)
+    torch.set_rng_state(state)  # looking at the program runs it
+    rows = [weights_by_class(model, s, q, particles, apart=apart) for s, q in zip(sets, episode.query, strict=True)]
+    return torch.stack(rows, 1).logsumexp(0).log_softmax(-1)
+
+
+def weights_by_class(
+    model: Any,
+    sets: Float[Tensor, "C S *event"],
+    query: Float[Tensor, "Q ..."],
+    particles: int = 1,
+    *,
+    apart: bool = False,
+) -> Float[Tensor, "K Q C"]:
+    """Log-weights of every query under every class, with noise that the classes share.
+
+    Classes are the episodes of a batch, whose supports are encoded once; queries are shared by them and encoded once.
+
+    Args:
+        apart: each query in an episode of its own, as for a model whose latent couples them.
+    """
+    ways, count = len(sets), len(query)
+    if apart:
+        queries = query.repeat(ways, *[1] * (query.ndim - 1))[:, None]
+        episode = Episode(sets.repeat_interleave(count, 0), queries)
+    else:
+        episode = Episode(sets, query.expand(ways, *query.shape))
+    with same_noise():
+        weights = log_weights(model, episode, particles)
+    return weights.reshape(particles, ways, count).transpose(1, 2)
 
 
 def latent_sites(model: Any, episode: Episode) -> list[str]:

@@ -19,12 +19,8 @@ from fsgen.objectives import iwae
 from fsgen.registry import build
 
 
-class FewShotModel(nn.Module, ABC):
-    """log p(query | support), as one generative program that is both scored and run forwards.
-
-    A subclass sets ``event_shape``, writes ``model`` and ``guide`` as Pyro programs inside
-    :func:`fsgen.distributions.plates`, names its observed site "x", and gives a small ``tiny`` instance
-    for the contract tests. Nothing latent means an empty guide and an exact likelihood.
+class Trainable(nn.Module, ABC):
+    """What every trained model offers, generative or not: a kind of image, a recipe and weights.
 
     Attributes:
         event_shape: one image, (C, H, W).
@@ -39,6 +35,36 @@ class FewShotModel(nn.Module, ABC):
     likelihood: Any = None
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     recipe: dict[str, Any]
+
+    def start_from(self, weights: Mapping[str, Tensor], source: str) -> None:
+        """Takes the weights of a trained model to start training from; ``source`` names them in messages.
+
+        Raises:
+            CheckpointError: weights of another model.
+        """
+        storage.check_state_dict(self.state_dict(), weights, source)
+        self.load_state_dict(dict(weights))
+
+    def save(self, path: str | Path) -> None:
+        """Writes a folder that :func:`load` reads: the recipe, the weights and their sha256, atomically.
+
+        Raises:
+            StorageError: the folder exists or cannot be written.
+        """
+        if not hasattr(self, "recipe"):
+            raise TypeError(f"{type(self).__name__} was not made by fsgen.build, so it has no recipe to save.")
+        config = storage.config_to_bytes({"model": self.recipe})
+        weights = storage.tensors_to_bytes({k: v.detach().cpu() for k, v in self.state_dict().items()})
+        storage.write_folder(Path(path), {"config.yaml": config, "weights.safetensors": weights})
+
+
+class FewShotModel(Trainable):
+    """log p(query | support), as one generative program that is both scored and run forwards.
+
+    A subclass sets ``event_shape``, writes ``model`` and ``guide`` as Pyro programs inside
+    :func:`fsgen.distributions.plates`, names its observed site "x", and gives a small ``tiny`` instance
+    for the contract tests. Nothing latent means an empty guide and an exact likelihood.
+    """
 
     @property
     def discrete(self) -> bool:
@@ -69,27 +95,6 @@ class FewShotModel(nn.Module, ABC):
             InputError: wrong shape, type or range; the message says what it holds and how to change it.
         """
         return ConditionalDensity(self, check_images("support", support, self.event_shape, self.levels))
-
-    def start_from(self, weights: Mapping[str, Tensor], source: str) -> None:
-        """Takes the weights of a trained model to start training from; ``source`` names them in messages.
-
-        Raises:
-            CheckpointError: weights of another model.
-        """
-        storage.check_state_dict(self.state_dict(), weights, source)
-        self.load_state_dict(dict(weights))
-
-    def save(self, path: str | Path) -> None:
-        """Writes a folder that :func:`load` reads: the recipe, the weights and their sha256, atomically.
-
-        Raises:
-            StorageError: the folder exists or cannot be written.
-        """
-        if not hasattr(self, "recipe"):
-            raise TypeError(f"{type(self).__name__} was not made by fsgen.build, so it has no recipe to save.")
-        config = storage.config_to_bytes({"model": self.recipe})
-        weights = storage.tensors_to_bytes({k: v.detach().cpu() for k, v in self.state_dict().items()})
-        storage.write_folder(Path(path), {"config.yaml": config, "weights.safetensors": weights})
 
 
 class ConditionalDensity:
@@ -168,8 +173,10 @@ class ConditionalDensity:
         return Episode(support, images.to(self._like)[:, None])
 
 
-def load(path: str | Path) -> FewShotModel:
+def load(path: str | Path) -> Any:
     """A model from a folder written by ``model.save`` or ``fsgen train``, in evaluation mode.
+
+    It is a :class:`FewShotModel`, or a learner, which classifies and knows no likelihood of images.
 
     Raises:
         CheckpointError: not such a folder; a torn or altered file; weights of another model.

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from fsgen.config import flat
 from fsgen.data.sampler import EpisodeSampler
-from fsgen.model import FewShotModel
+from fsgen.model import FewShotModel, Trainable
 from fsgen.sheets import contact_sheet
 
 SMOOTHING = 0.99
@@ -71,24 +71,26 @@ class Monitor:
             rate = (step - self.first) / max(time.monotonic() - self.started, 1e-9)
             self.bar.update(self.task, completed=step, rate=f"{rate:.1f} steps/s", loss=f"{self.loss:.2f} nats")
 
-    def validated(self, record: Mapping[str, Any], model: FewShotModel, held_out: EpisodeSampler) -> None:
-        """Shows a validation and logs its numbers and a sheet of samples."""
+    def validated(self, record: Mapping[str, Any], model: Trainable, held_out: EpisodeSampler) -> None:
+        """Shows a validation and logs its numbers and, of a generative model, a sheet of samples."""
         step = record["step"]
         rate = (step - self.first) / max(time.monotonic() - self.started, 1e-9)
         left = (self.total - step) / rate / 60
+        accuracy = f"  accuracy {record['validation_accuracy']:.1%}" if "validation_accuracy" in record else ""
         self.say(
             f"step {step}/{self.total}  train {self.loss:.2f}  validation {record['validation_nats']:.2f} "
-            f"+- {record['validation_se']:.2f} nats  {rate:.1f} steps/s  {left:.0f} min left"
+            f"+- {record['validation_se']:.2f} nats{accuracy}  {rate:.1f} steps/s  {left:.0f} min left"
             + ("  best" if record["best"] else "")
         )
         if self.writer is not None:
-            for name in ("train_nats", "validation_nats", "gradient_norm", "learning_rate"):
-                self.writer.add_scalar(name, record[name], step)
-            shots = record["validation_by_shots"]
+            for name in ("train_nats", "validation_nats", "validation_accuracy", "gradient_norm", "learning_rate"):
+                if name in record:
+                    self.writer.add_scalar(name, record[name], step)
+            shots = record.get("validation_by_shots", [])
             for t in (0, 1, 2, 5, 10, 19):
                 if t < len(shots):
                     self.writer.add_scalar(f"validation_shots/{t}", shots[t], step)
-            if math.isfinite(record["validation_nats"]):  # what scores NaN cannot be sampled
+            if isinstance(model, FewShotModel) and math.isfinite(record["validation_nats"]):  # NaN cannot be sampled
                 self.writer.add_image("samples", sample_sheet(model, held_out), step, dataformats="HWC")
             self.writer.flush()
 

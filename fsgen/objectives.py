@@ -82,9 +82,11 @@ def combine(
 
     .. math:: \log w = \gamma \log p(x \mid \cdot)
         + \beta \sum_{\text{sites } z} (\log p(z \mid \cdot) - \log q(z \mid \cdot))
+        + \lambda \log p(c \mid x, \cdot)
 
     Args:
-        terms: nats by site; site "x" is the likelihood, every other one is log p - log q of a latent.
+        terms: nats by site; site "x" is the likelihood, "label" the log-probability of the query's class, times
+            its weight lambda in a mixed objective, and every other one is log p - log q of a latent.
         kl_weight: beta of the KL warm-up; 1 gives a true bound.
         free_nats: a latent site whose mean KL is below this many nats counts as exactly that many and
             gets no gradient, so that it is not switched off early in training.
@@ -93,11 +95,15 @@ def combine(
 
     Source: Bowman et al. (2016), sec. 3.1; Kingma et al. (2016), appendix C.8 (free bits).
     """
-    total = likelihood_weight * terms["x"]
+    observed = {"x": likelihood_weight, "label": 1.0}
+    total: Float[Tensor, "K B U"] | float = 0.0
     for site, term in terms.items():
-        if site != "x":
+        if site in observed:
+            total = total + observed[site] * term
+        else:
             idle = free_nats > 0 and -pooled(term.mean().item()) < free_nats
             total = total + kl_weight * (term.detach() * 0 - free_nats if idle else term)
+    assert not isinstance(total, float)
     return total
 
 

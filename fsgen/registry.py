@@ -1,4 +1,4 @@
-"""Names for models, data sources and classifiers: one decorator each, listed without importing torch."""
+"""Names for models, learners, data sources and classifiers: one decorator each, listed without importing torch."""
 
 from __future__ import annotations
 
@@ -200,18 +200,33 @@ def _entry_of_object(name: str, member: Callable[..., Any]) -> Entry:
 
 
 MODELS = Registry("model", "fsgen.models", "register")
+LEARNERS = Registry("learner", "fsgen.learners", "learner")
 SOURCES = Registry("data source", "fsgen.data", "source")
 CLASSIFIERS = Registry("classifier", "fsgen.classification", "classifier")
 register = MODELS.register
+learner = LEARNERS.register
 source = SOURCES.register
 classifier = CLASSIFIERS.register
+
+
+def trained_by(name: str) -> Registry:
+    """The registry that holds ``name`` among those whose members ``fsgen train`` takes: models and learners.
+
+    Raises:
+        UnknownNameError: neither does; the message gives the nearest name of both.
+    """
+    for registry in (MODELS, LEARNERS):
+        if name in registry:
+            return registry
+    known = [*MODELS, *LEARNERS]
+    raise UnknownNameError(f"no model '{name}'.{nearest(name, known)} Known: {', '.join(known)}.")
 
 
 def build(name: str, *, preset: str | None = None, **options: Any) -> Any:
     """A new model by its registered name, with random weights.
 
     Args:
-        name: a name listed by ``fsgen models``.
+        name: a model or learner listed by ``fsgen models``.
         preset: a named set of options the model declares (such as gmn's "paper"); ``options`` override it.
         options: keyword arguments of the model; ``event_shape`` is one image, (C, H, W).
 
@@ -222,9 +237,10 @@ def build(name: str, *, preset: str | None = None, **options: Any) -> Any:
     >>> build("beta-bernoulli", event_shape=(1, 4, 4)).event_shape
     (1, 4, 4)
     """
-    MODELS.check_options(name, options)
-    MODELS.check_preset(name, preset)
-    cls: Any = MODELS.require(name)
+    registry = trained_by(name)
+    registry.check_options(name, options)
+    registry.check_preset(name, preset)
+    cls: Any = registry.require(name)
     if "event_shape" in options:
         options["event_shape"] = tuple(options["event_shape"])
     if preset is not None:

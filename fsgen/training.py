@@ -22,15 +22,16 @@ from fsgen.data.sources import load_images
 from fsgen.distributions import head_for
 from fsgen.episode import Episode
 from fsgen.errors import FsgenError, InputError
-from fsgen.evaluation import own_random_state, sequential_nats
-from fsgen.inference import terms
-from fsgen.model import FewShotModel, load
+from fsgen.evaluation import own_random_state
+from fsgen.inference import Discriminative, terms
+from fsgen.model import Trainable, load
 from fsgen.monitor import Monitor
 from fsgen.objectives import OBJECTIVES, combine
 from fsgen.parallel import Alone, Job
-from fsgen.registry import MODELS, build
+from fsgen.registry import MODELS, build, trained_by
 from fsgen.run import Run, provenance
 from fsgen.storage import check_state_dict
+from fsgen.training_objective import objective_terms, validate
 from fsgen.training_schedule import annealing, learning_rate, optimiser
 
 PATIENCE = 5  # bad steps in a row before the run stops
@@ -106,25 +107,20 @@ class Trainer:
         c, e = self.config, self.config.episodes
         train = load_images(c.data.name, "train", c.data.root, **c.data.options)
         validation = load_images(c.data.name, "validation", c.data.root, **c.data.options)
+        same: dict[str, Any] = {"ways": e.ways, "length": e.length, "small": e.small}
+        same |= {"shots": e.shots, "queries": e.queries}
         return (
             EpisodeSampler(
-                train,
-                ways=e.ways,
-                length=e.length,
-                protocol=e.protocol,
-                augment=e.augment,
-                augment_share=e.augment_share,
-                seed=c.seed,
-                small=e.small,
+                train, protocol=e.protocol, augment=e.augment, augment_share=e.augment_share, seed=c.seed, **same
             ),
-            EpisodeSampler(validation, ways=e.ways, length=e.length, seed=VALIDATION_SEED, small=e.small),
+            EpisodeSampler(validation, seed=VALIDATION_SEED, **same),
         )
 
     @property
-    def selected(self) -> FewShotModel:
+    def selected(self) -> Trainable:
         """The model whose weights are validated and kept: the moving average, if there is one."""
         model = self.model if self.average is None else self.average.module
-        assert isinstance(model, FewShotModel)
+        assert isinstance(model, Trainable)
         return model
 
     def fit(
@@ -191,18 +187,17 @@ class Trainer:
         """One step; a non-finite loss or gradient leaves every parameter and the optimiser untouched."""
         c = self.config
         with torch.autocast(self.device.type, torch.bfloat16, enabled=c.bf16):
-            parts = terms(self.model, episode, c.objective.particles)
+            parts, images = objective_terms(self.model, episode, c.objective.particles, c.objective.label_weight)
         likelihood, kl = annealing(c.objective, self.step)
         free = c.objective.free_nats
         pooled = self.job.mean
         log_weights = combine(parts, likelihood_weight=likelihood, kl_weight=kl, free_nats=free, pooled=pooled)
         bad = self.job.gathered((~log_weights.isfinite()).any(0).any(-1))
         if bool(bad.any()):
-            first = self.step * c.episodes.batch
-            return self._skip(
-                f"non-finite log-weight in episodes {[first + b for b in bad.nonzero().flatten().tolist()]}"
-            )
-        units = episode.queries if log_weights.shape[-1] == 1 else 1
+            first, rows = self.step * c.episodes.batch, log_weights.shape[1] // episode.batch
+            named = sorted({first + b // rows for b in bad.nonzero().flatten().tolist()})
+            return self._skip(f"non-finite log-weight in episodes {named}")
+        units = images if log_weights.shape[-1] == 1 else 1
         loss = -OBJECTIVES[c.objective.name](log_weights).mean() / units
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -232,20 +227,16 @@ class Trainer:
         return math.nan, math.nan
 
     def _validate(self, loss: float, norm: float, monitor: Monitor) -> None:
-        v, loss = self.config.validation, self.job.mean(loss)
+        loss = self.job.mean(loss)
         if not self.job.lead:
             return
-        nats = sequential_nats(self.selected, self.held_out, v.sets, v.particles, seed=VALIDATION_SEED)
-        by_shots = nats.mean(0)
-        mean = by_shots.mean().item()
+        mean, figures = validate(self.selected, self.held_out, self.config, VALIDATION_SEED)
         record = {
             "step": self.step,
             "train_nats": loss,
             "gradient_norm": norm,
             "learning_rate": self.optimiser.param_groups[0]["lr"],
-            "validation_nats": mean,
-            "validation_se": (nats.mean(1).std() / math.sqrt(len(nats))).item(),
-            "validation_by_shots": [round(x, 3) for x in by_shots.tolist()],
+            **figures,
         }
         if better := mean < self.best:
             self.best = mean
@@ -316,21 +307,27 @@ class Trainer:
         return True
 
 
-def build_model(config: TrainConfig, sampler: EpisodeSampler) -> FewShotModel:
-    """The configured model for the images of ``sampler``; an option ``likelihood`` left out is that of their levels.
+def build_model(config: TrainConfig, sampler: EpisodeSampler) -> Trainable:
+    """The configured model for the images of ``sampler``; an option ``likelihood`` or ``levels`` left out is theirs.
 
     Raises:
         InputError: options with which it cannot be built or scored; or the data have values the model does not know.
     """
     images, options = sampler.images, dict(config.model.options)
     options.setdefault("event_shape", images.event_shape)
-    if "likelihood" in MODELS.entry(config.model.name).options:
+    known = trained_by(config.model.name).entry(config.model.name).options
+    if "likelihood" in known:
         options.setdefault("likelihood", head_for(images.levels))
+    if "levels" in known:
+        options.setdefault("levels", images.levels)
     try:
         model = build(config.model.name, preset=config.model.preset, **options)
-        assert isinstance(model, FewShotModel)
+        assert isinstance(model, Trainable)
+        ways = sampler.ways[0] if sampler.shots else 1
+        zeros = torch.zeros(1, 2 * ways, *model.event_shape)
+        labelled = isinstance(model, Discriminative)
         with own_random_state(torch.empty(0)), torch.no_grad():
-            terms(model, Episode.sequential(torch.zeros(1, 2, *model.event_shape)))
+            terms(model, Episode(zeros, zeros, ways=ways) if labelled else Episode.sequential(zeros[:, :2]))
     except FsgenError:
         raise
     except Exception as error:  # networks meet sizes that do not fit with exceptions of any kind
@@ -347,7 +344,7 @@ def build_model(config: TrainConfig, sampler: EpisodeSampler) -> FewShotModel:
     return model
 
 
-def _other_levels(name: str, model: FewShotModel, images: Images) -> str:
+def _other_levels(name: str, model: Trainable, images: Images) -> str:
     said = f"model '{name}' knows pixels of {model.levels} levels, but {images} has {images.levels}; "
     if model.likelihood is not None:
         return f"{said}leave out --model.options.likelihood, or make it {head_for(images.levels)}."

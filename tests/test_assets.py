@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import fsgen
+from fsgen.classification import Learner, accuracy
 from fsgen.data.sampler import EpisodeSampler
 from fsgen.evaluation import evaluate
 from fsgen.report.tables import read_results
@@ -17,10 +18,14 @@ FOLDERS = sorted(path for path in MODELS.glob("*") if path.is_dir())
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
-def test_a_trained_model_loads_and_samples(folder):
+def test_a_trained_model_loads_and_answers(folder):
     model = fsgen.load(folder)
-    images = model.condition(torch.zeros(0, *model.event_shape)).sample((2,), seed=0)
-    assert images.shape == (2, *model.event_shape)
+    if isinstance(model, Learner):
+        images = torch.rand(3, *model.event_shape).round()
+        assert model.fit(images, ["a", "b", "c"]).predict_proba(images).shape == (3, 3)
+    else:
+        images = model.condition(torch.zeros(0, *model.event_shape)).sample((2,), seed=0)
+        assert images.shape == (2, *model.event_shape)
     assert sum(file.stat().st_size for file in folder.iterdir()) < 12 * 2**20
 
 
@@ -43,3 +48,16 @@ def test_the_first_sets_score_as_recorded(folder, protocol, data_root):
     )
     for record, score in zip(records, scores, strict=True):
         assert score.per_set == pytest.approx(record["per_set"][:2], abs=0.01)
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
+def test_the_first_episodes_are_answered_as_recorded(folder, data_root):
+    records = [r for r in read_results(folder / "results.jsonl", "classification") if r["classifier"]["name"] == "own"]
+    if not records:
+        pytest.skip(f"{folder.name} is no learner that was asked")
+    learner = fsgen.load(folder)
+    for r in records:
+        images = fsgen.load_images(r["data"]["name"], r["data"]["split"], data_root, **r["data"]["options"])
+        sampler = EpisodeSampler(images, ways=r["ways"], shots=r["shots"], queries=r["queries"], seed=r["seed"])
+        assert sampler.digest(r["episodes"]) == r["list_digest"]
+        assert accuracy(learner, sampler, 3, seed=r["seed"]).per_episode == r["per_episode"][:3]

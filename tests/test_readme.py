@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fsgen.registry import MODELS, SOURCES
+from fsgen.registry import LEARNERS, MODELS, SOURCES
 from fsgen.report.tables import (
     between,
     comparison_table,
@@ -34,6 +34,10 @@ def test_generated_tables_are_up_to_date():
 def test_model_table_names_every_model():
     assert model_table(MODELS) in README
     assert [f"`{name}`" in model_table(MODELS) for name in MODELS.catalogue()]
+
+
+def test_learner_table_names_every_learner():
+    assert model_table(LEARNERS) in README
 
 
 def test_data_table_names_every_source():

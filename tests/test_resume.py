@@ -17,7 +17,7 @@ import torch
 from crashes import scraps
 from tiny import before_each, config, differences, flags, left_by, strokes
 
-from fsgen import storage, training
+from fsgen import storage, training_objective
 from fsgen.cli import main
 from fsgen.config import TrainConfig
 from fsgen.model import FewShotModel
@@ -156,9 +156,9 @@ def test_the_best_so_far_is_resumed_too(whole: Any, tmp_path: Path, monkeypatch:
         return lambda *args, **kwargs: torch.full((2, 4), float(next(scores)))
 
     settings = config(**{**FAST, "steps": 9})
-    monkeypatch.setattr(training, "sequential_nats", worse_and_worse())
+    monkeypatch.setattr(training_objective, "sequential_nats", worse_and_worse())
     expected, path = whole(settings), tmp_path / "parts"
-    monkeypatch.setattr(training, "sequential_nats", worse_and_worse())
+    monkeypatch.setattr(training_objective, "sequential_nats", worse_and_worse())
     for words in (begin(path, settings, "--max-minutes", "0"), *[go_on(path, "--max-minutes", "0")] * 3, go_on(path)):
         assert main(words) == 0
     assert differences(expected, left_by(path)) == []

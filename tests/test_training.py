@@ -17,6 +17,7 @@ from tiny import SMALL_MODELS, before_each, config, differences, left_by, stroke
 from torch import Tensor
 
 import fsgen.training as training
+from fsgen import training_objective
 from fsgen.config import OptimiserConfig, TrainConfig, as_plain
 from fsgen.data.sampler import EpisodeSampler
 from fsgen.errors import FsgenError
@@ -230,7 +231,7 @@ def test_the_weights_with_the_lowest_validation_are_kept(tmp_path: Path, monkeyp
         seen.append(copy.deepcopy(dict(model.state_dict())))
         return torch.full((4, 4), next(scores)) + torch.tensor([-1.0, 0.0, 0.0, 1.0])[:, None]
 
-    monkeypatch.setattr(training, "sequential_nats", scripted)
+    monkeypatch.setattr(training_objective, "sequential_nats", scripted)
     _, outcome = train(tmp_path / "run", config(steps=4, validation={"every": 1}))
     assert outcome.best_nats == 3.0
     assert differences(Run.open(tmp_path / "run").load_weights(), seen[1]) == []

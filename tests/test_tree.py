@@ -20,7 +20,7 @@ import torch
 from fsgen.data.sources import SPLITS, load_images
 from fsgen.episode import Episode
 from fsgen.inference import log_weights
-from fsgen.registry import CLASSIFIERS, MODELS, SOURCES, build
+from fsgen.registry import CLASSIFIERS, LEARNERS, MODELS, SOURCES, build
 
 ROOT = Path(__file__).resolve().parents[1]
 CODE = ("fsgen", "tests", "experiments", "benchmarks")
@@ -29,7 +29,7 @@ ANY = {""}
 
 # Room -> the rooms of fsgen it may import. A room is a module or a package with all it holds; the row of a module is
 # the longest that fits, and `training` also covers a `training_loop` split off it. A room may import itself, but one
-# module of `models` never another.
+# module of `models` or `learners` never another.
 ROOMS: dict[str, set[str]] = {
     "errors": set(),
     "storage": {"errors"},
@@ -49,7 +49,10 @@ ROOMS: dict[str, set[str]] = {
     "adaptation": {"episode", "inference", "model", "registry", "errors"},
     "models": {"adaptation", "episode", "nets", "sets", "distributions", "model", "registry"} | BASE,
     "evaluation": {"episode", "model", "inference", "objectives", "run", "data"} | BASE,
-    "classification": {"episode", "model", "inference", "objectives", "run", "data", "evaluation", "registry"} | BASE,
+    "classification": {"episode", "model", "inference", "objectives", "run", "data", "nets"}
+    | {"evaluation", "registry"}
+    | BASE,
+    "learners": {"classification", "episode", "nets", "inference", "registry", "errors"},
     "training": {"episode", "distributions", "inference", "objectives", "run", "config", "registry", "data", "model"}
     | {"evaluation", "monitor", "parallel"}
     | BASE,
@@ -59,7 +62,7 @@ ROOMS: dict[str, set[str]] = {
     "__main__": ANY,
     "__init__": ANY,
 }
-APART = {"models"}
+APART = {"models", "learners"}
 ONLY_IN = {"pyro.poutine": "inference", "torchvision": "data.vision", "torch.distributed": "parallel.processes"}
 NEVER_IN = {
     "report": {"torch", "pyro", "torchvision"},
@@ -298,6 +301,14 @@ def test_the_worked_classifier_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     nearest = example("toy-nearest-mean", tmp_path)["NearestMean"]()
     images = torch.eye(4).reshape(4, 1, 2, 2)
     assert nearest.fit(images, list("abca")).predict(images).tolist() == list("abca")
+
+
+def test_the_worked_learner_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LEARNERS, "members", dict(LEARNERS.members))
+    learner = example("toy-relation", tmp_path)["ToyRelation"].tiny((1, 4, 4))
+    images = torch.eye(4).repeat_interleave(4, 1).reshape(4, 1, 4, 4)
+    assert learner.fit(images, list("abca")).predict_proba(images).shape == (4, 3)
+    assert log_weights(learner, Episode(images[None], images[None], ways=2)).shape == (1, 1, 4)
 
 
 def modules_after(code: str) -> set[str]:

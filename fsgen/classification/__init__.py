@@ -5,6 +5,7 @@ from fsgen.classification.classifier import EpisodicClassifier, ModelClassifier
 from fsgen.classification.context import ContextClassifier
 from fsgen.classification.decision import Decision
 from fsgen.classification.density import KernelDensity
+from fsgen.classification.learner import Learner
 from fsgen.classification.likelihood import LikelihoodClassifier
 from fsgen.classification.neighbours import FeatureClassifier, PixelNeighbours
 
@@ -15,6 +16,7 @@ __all__ = [
     "EpisodicClassifier",
     "FeatureClassifier",
     "KernelDensity",
+    "Learner",
     "LikelihoodClassifier",
     "ModelClassifier",
     "PixelNeighbours",

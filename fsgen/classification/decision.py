@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from fsgen.episode import Episode
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -39,6 +41,11 @@ class Decision:
         sets = torch.stack([torch.cat([i, i.new_zeros(most - len(i), *i.shape[1:])]) for i in classes])
         held = torch.arange(most) < counts[:, None]
         return cls(sets[None], query[None], None if bool(held.all()) else held[None].to(sets.device))
+
+    @classmethod
+    def of(cls, episode: Episode) -> Decision:
+        """The question a support/query episode asks: which of its classes does each query belong to?"""
+        return cls(episode.support.unflatten(1, (episode.ways, -1)), episode.query)
 
     @property
     def ways(self) -> int:

@@ -8,13 +8,14 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from fsgen.cli.evaluate import data_of, progress, require_fit
+from fsgen.cli.evaluate import data_of, holds_learner, progress, refuse_learner, require_fit
 from fsgen.cli.parsing import Parser, check_values
 from fsgen.errors import InputError
 from fsgen.registry import CLASSIFIERS, SOURCES
 from fsgen.run import provenance
 
 TASKS = ("random", "alphabet")
+OWN = "own"  # a learner, in results
 
 
 def parser() -> Parser:
@@ -24,7 +25,7 @@ def parser() -> Parser:
         "Share of images put into the right one of a few classes, each known by a few images, with a 95 % interval "
         "over episodes. No episode holds an image twice, and every classifier is asked about the same episodes for "
         f"the same data, task and seed. Classifiers: {', '.join(CLASSIFIERS)}; those by pixels take no RUN, but "
-        "--data and --out.",
+        "--data and --out. The RUN of a learner is its own classifier.",
     )
     p.add_argument(
         "run",
@@ -34,7 +35,13 @@ def parser() -> Parser:
         metavar="RUN",
         help="folder written by `fsgen train` or model.save",
     )
-    p.add_argument("--classifier", type=str, default="likelihood", metavar="NAME", help="how classes are told apart")
+    p.add_argument(
+        "--classifier",
+        type=str | None,
+        default=None,
+        metavar="NAME",
+        help="how classes are told apart; default the RUN itself if it is a learner, else likelihood",
+    )
     p.add_argument(
         "--classifier-options", type=dict[str, Any], default={}, metavar="{K: V}", help="options of the classifier"
     )
@@ -60,8 +67,10 @@ def parser() -> Parser:
 
 def run(args: Namespace) -> int:
     """Classifies, prints the table, appends one line a row to the results file."""
-    options = _options(args)
     folder = Path(args.run) if args.run else None
+    own = folder is not None and args.classifier is None and holds_learner(folder)
+    how = OWN if own else args.classifier or "likelihood"
+    options = _options(args, how, args.classifier_options)
     if folder is None and (args.data is None or args.out is None):
         raise InputError("without a RUN, name a data source with --data and a results file with --out.")
     name, source_options = data_of(folder, args.data, args.data_options) if folder else (args.data, args.data_options)
@@ -75,17 +84,20 @@ def run(args: Namespace) -> int:
     from fsgen.model import load
     from fsgen.run.log import Log
 
-    member: Any = CLASSIFIERS.require(args.classifier)
-    if member.reads_model and folder is None:
-        raise InputError(f"classifier '{args.classifier}' reads a model; name the folder of one: fsgen classify RUN.")
+    member: Any = None if own else CLASSIFIERS.require(how)
+    reads_model = own or member.reads_model
+    if reads_model and folder is None:
+        raise InputError(f"classifier '{how}' reads a model; name the folder of one: fsgen classify RUN.")
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.distributions.Distribution.set_default_validate_args(False)
     images = load_images(name, args.split, args.data_root, **source_options)
-    model = load(folder) if folder and member.reads_model else None
+    model = load(folder) if folder and reads_model else None
     if folder and model:
+        if not own:
+            refuse_learner(folder)
         require_fit(folder, model, images)
-    classifier = member(model, **options) if model else member(**options)
+    classifier: Any = model if own else member(model, **options) if model else member(**options)
     settings: dict[str, Any] = {
         "kind": "classification",
         "run": folder.name if folder and model else None,
@@ -93,7 +105,7 @@ def run(args: Namespace) -> int:
         "weights_sha256": hashlib.sha256((folder / "weights.safetensors").read_bytes()).hexdigest()
         if folder and model
         else None,
-        "classifier": {"name": args.classifier, "options": options},
+        "classifier": {"name": how, "options": options},
         "data": {"name": name, "options": source_options, "split": args.split, "digest": images.digest},
         "task": args.task,
         "protocol": "strict",
@@ -116,13 +128,13 @@ def run(args: Namespace) -> int:
             row = {**settings, "list_digest": sampler.digest(args.episodes), **found.record(), "provenance": made_by}
             log.append(row)
             rows.append(row)
-    _print(args.run if model else args.classifier, rows)
+    _print(args.run if model else how, rows)
     print(f"results: {out}")
     return 0
 
 
-def _options(args: Namespace) -> dict[str, Any]:
-    """The classifier's options: those given, and the flags that it takes.
+def _options(args: Namespace, name: str, given: dict[str, Any]) -> dict[str, Any]:
+    """The options of the classifier ``name``: those given, and the flags that it takes.
 
     Raises:
         UnknownNameError, UnknownOptionError, InputError: an unknown classifier or task, or a value out of range.
@@ -131,10 +143,14 @@ def _options(args: Namespace) -> dict[str, Any]:
         raise InputError(f"no task '{args.task}'. Known: {', '.join(TASKS)}.")
     if not 0 <= args.threads <= 1024:
         raise InputError(f"--threads is {args.threads}; give 0 to 1024.")
-    known = CLASSIFIERS.entry(args.classifier).options
-    flags = {name: getattr(args, name) for name in ("particles", "budget") if name in known}
-    check_values(CLASSIFIERS, args.classifier, args.classifier_options)
-    return {**flags, **args.classifier_options}
+    if name == OWN:
+        if given:
+            raise InputError(f"a learner takes no --classifier-options, but {', '.join(given)} is given; leave it out.")
+        return {}
+    known = CLASSIFIERS.entry(name).options
+    flags = {flag: getattr(args, flag) for flag in ("particles", "budget") if flag in known}
+    check_values(CLASSIFIERS, name, given)
+    return {**flags, **given}
 
 
 def _print(what: str, rows: list[dict[str, Any]]) -> None:

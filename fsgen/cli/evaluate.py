@@ -14,7 +14,7 @@ from fsgen.cli.likelihoods import print_table
 from fsgen.cli.parsing import Parser, check_values
 from fsgen.errors import DataError, InputError
 from fsgen.evaluation_shards import KIND, WHOLE, Shard, refuse_other_lines
-from fsgen.registry import SOURCES
+from fsgen.registry import LEARNERS, SOURCES
 from fsgen.run import Run, provenance
 from fsgen.run.log import Log
 
@@ -83,6 +83,7 @@ def run(args: Namespace) -> int:
     shard = None if args.shard is None else Shard.parse(args.shard)
     if shard and args.against:
         raise InputError("--shard scores a part of the sets; leave out --against, which compares all of them.")
+    refuse_learner(folder)
     name, options = data_of(folder, args.data, args.data_options)
     check_values(SOURCES, name, options)
     usual = f"shard-{shard.index}-of-{shard.of}.jsonl" if shard else "results.jsonl"
@@ -184,6 +185,25 @@ def data_of(folder: Path, name: str | None, options: dict[str, Any]) -> tuple[st
     if name is None or name == trained.get("name"):
         return trained["name"], {**trained.get("options", {}), **options}
     return name, dict(options)
+
+
+def holds_learner(folder: Path) -> bool:
+    """Whether the model of a folder is a learner, which classifies and knows no likelihood of images."""
+    recipe = Run.open(folder).config.get("model")
+    return isinstance(recipe, dict) and str(recipe.get("name")) in LEARNERS
+
+
+def refuse_learner(folder: Path) -> None:
+    """Refuses the folder of a learner where a generative model is needed.
+
+    Raises:
+        InputError: names the command that takes it.
+    """
+    if holds_learner(folder):
+        raise InputError(
+            f"{folder} holds a learner, which classifies images and does not generate them; "
+            f"use fsgen classify {folder} without --classifier."
+        )
 
 
 def require_fit(folder: Path, model: Any, images: Any) -> None:

@@ -16,7 +16,7 @@ from fsgen.cli.parsing import Parser, check_values
 from fsgen.config import TrainConfig, as_plain, flat, from_plain
 from fsgen.errors import CheckpointError
 from fsgen.parallel import joined
-from fsgen.registry import MODELS, SOURCES
+from fsgen.registry import SOURCES, trained_by
 from fsgen.run import CONFIG, Run
 
 if TYPE_CHECKING:
@@ -96,9 +96,10 @@ def _asked(args: Namespace) -> tuple[TrainConfig, Run | None]:
         known = Run.open(folder)
         config = _continued(config, args.given, known.config, folder)
     config.check()
-    MODELS.check_preset(config.model.name, config.model.preset)
+    registry = trained_by(config.model.name)
+    registry.check_preset(config.model.name, config.model.preset)
     check_values(SOURCES, config.data.name, config.data.options)
-    check_values(MODELS, config.model.name, config.model.options)
+    check_values(registry, config.model.name, config.model.options)
     return config, known
 
 

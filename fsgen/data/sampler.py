@@ -199,7 +199,7 @@ class EpisodeSampler:
             raise InputError("support/query episodes with different numbers of ways cannot share a batch; give one.")
         images = self.gather(draws)
         cut = images.shape[1] * self.shots // (self.shots + self.queries)
-        return Episode(images[:, :cut], images[:, cut:])
+        return Episode(images[:, :cut], images[:, cut:], ways=len(np.unique(draws[0].ways)))
 
     def stream(
         self,

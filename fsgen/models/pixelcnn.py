@@ -64,6 +64,7 @@ class PixelCNN(FewShotModel):
             kernel=kernel,
             first_kernel=first_kernel,
             condition=dim_condition if context else 0,
+            near=self.likelihood.near,
         )
 
     @classmethod

@@ -1,5 +1,6 @@
 """Plain torch networks: layers, encoders and decoders of images."""
 
+from fsgen.nets.embedding import ConvEmbedding, image_embedding
 from fsgen.nets.gated import GatedPixelCNN
 from fsgen.nets.grids import GridDecoder, GridEncoder
 from fsgen.nets.images import image_decoder, image_encoder
@@ -9,6 +10,7 @@ from fsgen.nets.sections import SectionDecoder, SectionEncoder, section_sizes
 
 __all__ = [
     "Affine",
+    "ConvEmbedding",
     "GatedPixelCNN",
     "GatedUnit",
     "GridDecoder",
@@ -20,6 +22,7 @@ __all__ = [
     "dense",
     "he_normal",
     "image_decoder",
+    "image_embedding",
     "image_encoder",
     "join",
     "mlp",

@@ -1,0 +1,1 @@
+"""One discriminative few-shot learner a file; each registers itself by name."""
