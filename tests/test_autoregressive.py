@@ -107,6 +107,20 @@ def test_nan_at_a_pixel_leaves_those_up_to_it_finite(name: str) -> None:
         assert j % 4 == 3 or found[j + 1].isnan()
 
 
+@pytest.mark.parametrize("likelihood", ["gaussian", "logistic-mixture"])
+def test_nan_at_a_coloured_pixel_reaches_later_ones_alone(likelihood: str) -> None:
+    event = (3, 5, 4)
+    model = louder(FewShotPixelCNN(event_shape=event, channels=4, layers=2, stages=(4,), likelihood=likelihood), 0.1)
+    episode = Episode(images(1, 2, *event), images(1, 1, *event))
+    program = program_of(model, episode).program
+    for j in range(20):
+        probe = episode.query.clone()
+        probe[..., j // 4, j % 4] = torch.nan
+        found = program.parameters(probe).flatten(-2)[0, 0].isnan()
+        assert not found[:, : j + 1].any()
+        assert j % 4 == 3 or found[:, j + 1].all()
+
+
 def drawn(x: Autoregressive, cached: bool, seed: int = 3) -> Tensor:
     twin = Autoregressive(x.program, x.head, x.batch_shape, x.event_shape, x.like, cached=cached)
     torch.manual_seed(seed)
