@@ -121,6 +121,25 @@ def test_nan_at_a_coloured_pixel_reaches_later_ones_alone(likelihood: str) -> No
         assert j % 4 == 3 or found[:, j + 1].all()
 
 
+@pytest.mark.parametrize("likelihood", ["bernoulli", "logistic-mixture"])
+@pytest.mark.parametrize("shape", [(3, 1), (1, 4), (1, 1), (3, 4)], ids=str)
+@pytest.mark.parametrize("name", PIXEL_BY_PIXEL)
+def test_one_image_that_stands_for_many_scores_as_each_of_them(
+    name: str, shape: tuple[int, int], likelihood: str
+) -> None:
+    """As do the classes of a classification and the shot counts of an evaluation."""
+    event = (2, 6, 5)
+    model = louder(MODELS.require(name)(event_shape=event, channels=6, layers=3, likelihood=likelihood), 0.1)
+    query = images(*shape, *event).expand(3, 4, *event)
+    support, visible = images(3, 2, *event), torch.rand(3, 4, 2) < 0.5
+    with torch.no_grad():
+        found = log_weights(model, Episode(support, query, visible))
+        apart = log_weights(model, Episode(support, query.clone(memory_format=torch.contiguous_format), visible))
+    assert found.shape == apart.shape
+    assert (found - apart).abs().max() <= 1e-9
+    assert (apart < -1).all()
+
+
 def drawn(x: Autoregressive, cached: bool, seed: int = 3) -> Tensor:
     twin = Autoregressive(x.program, x.head, x.batch_shape, x.event_shape, x.like, cached=cached)
     torch.manual_seed(seed)

@@ -292,5 +292,6 @@ def test_parameters_near_a_pixel_draw_it_and_its_neighbours(name: str, channels:
     draws = 2 * found((weight @ pixel + bias)[:, None, None]).sample((4000,))[..., 0, 0] - 1
     assert torch.allclose(draws.median(0).values, pixel, atol=0.02)
     assert ((draws - pixel).abs() < 0.2).double().mean() > 0.5
-    assert weight.shape == (found.outputs, channels) and bias.shape == step.shape == (found.outputs,)
-    assert step.min() > 0 and step.max() == 1
+    assert weight.shape == (found.outputs, channels)
+    assert bias.shape == step.shape == (found.outputs,)
+    assert 0 < step.min() < step.max() == 1

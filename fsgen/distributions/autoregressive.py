@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fsgen.distributions.heads import Head
-from fsgen.nets import GatedPixelCNN
+from fsgen.nets import Copies, GatedPixelCNN
 
 Read = Callable[[Tensor], Tensor]
 PixelParameters = Callable[[int, int], Tensor]  # row, column -> [*batch, P, 1, 1]
@@ -41,8 +41,15 @@ class GatedProgram(PixelProgram):
         self.net, self.condition, self.read = net, condition, read
 
     def parameters(self, images: Tensor) -> Tensor:
-        leading = images.shape[:-3]
-        found = self.net(images.reshape(-1, *images.shape[-3:]), *self._context(leading))
+        leading, copies = images.shape[:-3], None
+        if 0 in (strides := images.stride()[: len(leading)]):  # one image expanded over tasks, queries or shot counts
+            for axis in (axis for axis, stride in enumerate(strides) if stride == 0):
+                images = images.narrow(axis, 0, 1)
+            copies = Copies(tuple(images.shape[:-3]), tuple(leading))
+        if self.condition is None and self.read is None:
+            few = images.shape[:-3]
+            return self.net(images.flatten(0, len(few) - 1)).unflatten(0, few).expand(*leading, -1, -1, -1)
+        found = self.net(images.reshape(-1, *images.shape[-3:]), *self._context(leading), copies)
         return found.unflatten(0, leading)
 
     def walk(self, images: Tensor) -> PixelParameters:

@@ -1,7 +1,7 @@
 """Plain torch networks: layers, encoders and decoders of images."""
 
 from fsgen.nets.embedding import ConvEmbedding, image_embedding
-from fsgen.nets.gated import GatedPixelCNN
+from fsgen.nets.gated import Copies, GatedPixelCNN
 from fsgen.nets.grids import GridDecoder, GridEncoder
 from fsgen.nets.images import image_decoder, image_encoder
 from fsgen.nets.layers import Affine, GatedUnit, dense, he_normal, join, mlp, over_images, prelu
@@ -11,6 +11,7 @@ from fsgen.nets.sections import SectionDecoder, SectionEncoder, section_sizes
 __all__ = [
     "Affine",
     "ConvEmbedding",
+    "Copies",
     "GatedPixelCNN",
     "GatedUnit",
     "GridDecoder",

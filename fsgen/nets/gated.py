@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -10,6 +12,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 Read = Callable[[Tensor], Tensor]  # queries [N, E, h, w] -> what they find [N, R, h, w]
+
+
+@dataclass(frozen=True)
+class Copies:
+    """How images stand for more of them: axis by axis of a batch, either all are different or all are the same.
+
+    Args:
+        distinct: sizes of the axes, 1 where all are the same. total: sizes of the axes.
+    """
+
+    distinct: tuple[int, ...]
+    total: tuple[int, ...]
+
+    def add(self, each: Tensor, common: Tensor) -> Tensor:
+        """[prod(total), ...] from ``common`` [prod(distinct), ...] and ``each``, which has either number."""
+        sizes = self.total if len(each) == math.prod(self.total) else self.distinct
+        found = each.unflatten(0, sizes) + common.unflatten(0, self.distinct)
+        return found.expand(*self.total, *found.shape[len(self.total) :]).flatten(0, len(self.total) - 1)
 
 
 class GatedLayer(nn.Module):
@@ -47,9 +67,16 @@ class GatedLayer(nn.Module):
         self.link = nn.Conv2d(2 * channels + condition, 2 * channels, 1)
         self.out = nn.Conv2d(channels, channels, 1)
 
-    def forward(self, v: Tensor, h: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(self, v: Tensor, h: Tensor, condition: Tensor | None, copies: Copies | None) -> tuple[Tensor, Tensor]:
         above = self.vertical(F.pad(v, self.margins_above))
-        gates = self.horizontal(F.pad(h, self.margins_left)) + self.linked(above, condition)
+        left = self.horizontal(F.pad(h, self.margins_left))
+        if copies is None:
+            gates = left + self.linked(above, condition)
+        else:
+            weight, inside = self.link.weight, above.shape[1]
+            gates = copies.add(left, F.conv2d(above, weight[:, :inside], self.link.bias))
+            if condition is not None:
+                gates = gates + F.conv2d(condition.to(gates.dtype), weight[:, inside:])
         return gate(above), self.joined(gates, h)
 
     def linked(self, above: Tensor, condition: Tensor | None) -> Tensor:
@@ -120,19 +147,30 @@ class GatedPixelCNN(nn.Module):
             self.position = nn.Parameter(0.1 * torch.randn(asks[0], *size))
             self.answer = nn.Conv2d(asks[1], channels, 1)
 
-    def forward(self, images: Tensor, condition: Tensor | None = None, read: Read | None = None) -> Tensor:
+    def forward(
+        self,
+        images: Tensor,
+        condition: Tensor | None = None,
+        read: Read | None = None,
+        copies: Copies | None = None,
+    ) -> Tensor:
         """Parameters [N, outputs, H, W] of images [N, C, H, W] with values in [0, 1].
 
         Args:
             condition: [N, condition, H, W]. read: answers the queries of the attention.
+            copies: the images are fewer than N and stand for N. The vertical stack, most of the work, sees neither
+                condition nor attention and is computed for each of the fewer ones.
         """
         v = h = start = self.prepared(images)
         for number, layer in enumerate(self.stack):
-            v, h = layer(v, h, condition)
+            v, h = layer(v, h, condition, copies)
             if number == self.asking:
                 h = self.informed(h, self.position, read)
         parameters = self.read_out(h)
-        return parameters if self.linear is None else self.linear.around(parameters, *self.linear(start))
+        if self.linear is None:
+            return parameters
+        base, moved = self.linear(start), self.linear.moved(parameters)
+        return base + moved if copies is None else copies.add(moved, base)
 
     @property
     def stack(self) -> list[GatedLayer]:
@@ -188,10 +226,9 @@ class MaskedLinear(nn.Module):
         for name, value in {"above_start": above, "left_start": left, "bias": bias, "step": step}.items():
             self.register_buffer(name, value, persistent=False)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What the rows above and the row itself add, of whole images."""
-        above = self.from_above(F.pad(x, (0, 0, self.far, -1)))
-        return above, self.from_left(F.pad(x, (self.far, -1, 0, 0)))
+    def forward(self, x: Tensor) -> Tensor:
+        """All but what the network adds, of whole images."""
+        return self.from_above(F.pad(x, (0, 0, self.far, -1))) + self.from_left(F.pad(x, (self.far, -1, 0, 0)))
 
     def from_above(self, rows: Tensor) -> Tensor:
         """[N, outputs, H, W] from ``far`` rows above the first and those to the last but one."""
@@ -203,9 +240,9 @@ class MaskedLinear(nn.Module):
         with torch.autocast(pixels.device.type, enabled=False):
             return F.conv2d(pixels, self._taps(self.left_start, self.left))
 
-    def around(self, parameters: Tensor, above: Tensor, left: Tensor) -> Tensor:
-        """The likelihood's parameters from the network's."""
-        return above + left + self.step[:, None, None] * parameters
+    def moved(self, parameters: Tensor) -> Tensor:
+        """What the network adds."""
+        return self.step[:, None, None] * parameters
 
     def _taps(self, start: Tensor, learnt: Tensor) -> Tensor:
         return start + 0.1 * self.step[:, None, None, None] * learnt
@@ -255,7 +292,7 @@ class Walk:
         if self.net.linear is None:
             return parameters
         left = self.net.linear.from_left(self.left[0][..., column : column + self.net.linear.far])
-        return self.net.linear.around(parameters, self.linear_above[..., column : column + 1], left)
+        return self.linear_above[..., column : column + 1] + left + self.net.linear.moved(parameters)
 
     def _begin(self, row: int) -> None:
         """The vertical stack of a row, from the rows above."""
