@@ -1,0 +1,142 @@
+"""Runs an experiment: those commands of its plan.yaml whose results are not there yet.
+
+    python experiments/run.py experiments/classification            # goes on where it was stopped
+    python experiments/run.py experiments/classification --list     # what it would run
+    python experiments/run.py experiments/classification --smoke    # all of it, small, held to the committed figures
+
+A step of a plan is a command of fsgen, the folder it is about (or nothing) and its flags; flags under ``each`` are run
+value by value. A step is done if the results file holds a line that the same command wrote of the same weights. ``smoke``
+holds the flags that make a step small; such results go to a folder that is thrown away, and each figure must lie within
+FAR standard errors of the committed one. Data are found as by every command, in $FSGEN_DATA or ./data.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import itertools
+import json
+import math
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fsgen.storage import config_from_bytes
+
+ROOT = Path(__file__).resolve().parents[1]
+FIGURE = {"evaluate": "nats", "classify": "accuracy"}  # by command; its standard error is "se"
+KIND = {"evaluate": "likelihood", "classify": "classification"}
+FAR = 5.0
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command: its name, the folder it is about, and its flags in the order of the plan."""
+
+    command: str
+    run: str | None
+    flags: dict[str, Any]
+
+    @property
+    def words(self) -> list[str]:
+        """What is typed after ``fsgen``."""
+        given = []
+        for name, value in self.flags.items():
+            values = value if isinstance(value, list) else [value]
+            given += [f"--{name}", *(json.dumps(v) if isinstance(v, dict) else str(v) for v in values)]
+        return [self.command, *([self.run] if self.run else []), *given]
+
+    @property
+    def out(self) -> Path:
+        return ROOT / self.flags.get("out", f"{self.run}/results.jsonl")
+
+    def lines(self, path: Path | None = None) -> list[dict[str, Any]]:
+        """What the results file holds of these weights and this command."""
+        path = path or self.out
+        if not path.is_file():
+            return []
+        weights = (
+            hashlib.sha256((ROOT / self.run / "weights.safetensors").read_bytes()).hexdigest() if self.run else None
+        )
+        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return [r for r in records if r.get("kind") == KIND[self.command] and r.get("weights_sha256") == weights]
+
+    def done(self) -> bool:
+        return any(r["provenance"]["command"][1:] == self.words for r in self.lines())
+
+    def execute(self, **changed: Any) -> int:
+        """Runs the step, with other flags where some are given."""
+        step = Step(self.command, self.run, {**self.flags, **changed})
+        print("fsgen", *step.words, flush=True)
+        return subprocess.run([sys.executable, "-m", "fsgen", *step.words], cwd=ROOT, check=False).returncode
+
+
+def steps(plan: dict[str, Any]) -> Iterator[Step]:
+    """The steps of a plan in order."""
+    for item in plan["steps"]:
+        flags = {**plan.get("flags", {}), **item}
+        (command,) = flags.keys() & FIGURE.keys()
+        run, each = flags.pop(command), flags.pop("each", {})
+        for values in itertools.product(*each.values()):
+            yield Step(command, run, {**flags, **dict(zip(each, values, strict=True))})
+
+
+def cell(record: dict[str, Any]) -> tuple[Any, ...]:
+    """Where a figure stands in its table."""
+    by = record["protocol"], record.get("task"), json.dumps(record.get("classifier", {}).get("name"))
+    return record["kind"], record["data"]["name"], record["ways"], record["shots"], *by
+
+
+def far_off(small: dict[str, Any], known: dict[str, Any], name: str) -> str | None:
+    """What is wrong with a figure of a small run, if something is: no less than one image's worth of error is allowed."""
+    count = small.get("episodes", 0) * small["ways"] * small.get("queries", 0)
+    least = math.sqrt(known[name] * (1 - known[name]) / count) + 1 / count if count else 0.0
+    error = math.hypot(max(small["se"], least), known["se"])
+    if abs(small[name] - known[name]) <= FAR * error:
+        return None
+    return f"{small['run']}: {name} {small[name]:.3f} +- {error:.3f} at {cell(small)}, committed {known[name]:.3f}"
+
+
+def smoke(plan: dict[str, Any]) -> int:
+    """Every step, small; 1 if a figure is far from the committed one."""
+    wrong = []
+    with tempfile.TemporaryDirectory() as folder:
+        for number, step in enumerate(steps(plan)):
+            out = Path(folder) / f"{number}.jsonl"
+            if step.execute(**plan["smoke"], out=str(out)):
+                return 1
+            known = {cell(record): record for record in step.lines()}
+            for record in step.lines(out):
+                if cell(record) in known:
+                    wrong.append(far_off(record, known[cell(record)], FIGURE[step.command]))
+    for line in filter(None, wrong):
+        print(line)
+    print(f"{len(wrong)} figures held to the committed ones, {sum(w is not None for w in wrong)} of them far off")
+    return int(any(wrong))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("experiment", type=Path, help="folder with a plan.yaml")
+    parser.add_argument("--smoke", action="store_true", help="small, to see that it runs and gives the same figures")
+    parser.add_argument("--list", action="store_true", help="show the steps and whether they are done")
+    args = parser.parse_args()
+    path = args.experiment / "plan.yaml"
+    plan = config_from_bytes(path.read_bytes(), source=str(path))
+    if args.smoke:
+        return smoke(plan)
+    for step in steps(plan):
+        done = step.done()
+        if args.list:
+            print("done" if done else "todo", "fsgen", *step.words)
+        elif not done and (status := step.execute()):
+            return status
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
