@@ -5,9 +5,9 @@
     python experiments/run.py experiments/classification --smoke    # all of it, small, held to the committed figures
 
 A step of a plan is a command of fsgen, the folder it is about (or nothing) and its flags; flags under ``each`` are run
-value by value. A step is done if the results file holds a line that the same command wrote of the same weights. ``smoke``
-holds the flags that make a step small; such results go to a folder that is thrown away, and each figure must lie within
-FAR standard errors of the committed one. Data are found as by every command, in $FSGEN_DATA or ./data.
+value by value. A step is done if the results file holds a line that the same command wrote of the same weights.
+``smoke`` holds the flags that make a step small; such results go to a folder that is thrown away, and each figure must
+lie within FAR standard errors of the committed one. Data are found as by every command, in $FSGEN_DATA or ./data.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def cell(record: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def far_off(small: dict[str, Any], known: dict[str, Any], name: str) -> str | None:
-    """What is wrong with a figure of a small run, if something is: no less than one image's worth of error is allowed."""
+    """What is wrong with a figure of a small run, if something is; its error is that of one image at least."""
     count = small.get("episodes", 0) * small["ways"] * small.get("queries", 0)
     least = math.sqrt(known[name] * (1 - known[name]) / count) + 1 / count if count else 0.0
     error = math.hypot(max(small["se"], least), known["se"])
