@@ -280,18 +280,3 @@ def test_heads_say_what_they_are() -> None:
         head_for(16)
     with pytest.raises(ValueError, match="5 components of 3 channels take 50 parameters a pixel, got 49"):
         LogisticMixtureHead(3)(torch.zeros(49, 2, 2))
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("name", [name for name in HEADS if HEADS[name].levels > 2])
-def test_parameters_near_a_pixel_draw_it_and_its_neighbours(name: str, channels: int) -> None:
-    found = head(name, channels)
-    assert found.near is not None
-    weight, bias, step = found.near
-    pixel = torch.linspace(-0.6, 0.8, channels)
-    draws = 2 * found((weight @ pixel + bias)[:, None, None]).sample((4000,))[..., 0, 0] - 1
-    assert torch.allclose(draws.median(0).values, pixel, atol=0.02)
-    assert ((draws - pixel).abs() < 0.2).double().mean() > 0.5
-    assert weight.shape == (found.outputs, channels)
-    assert bias.shape == step.shape == (found.outputs,)
-    assert 0 < step.min() < step.max() == 1

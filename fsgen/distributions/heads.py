@@ -6,13 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import pyro.distributions as dist
-import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
 from fsgen.distributions.latents import full_precision
-from fsgen.distributions.logistics import STEP, LogisticMixture, near_parameters, parameters_of
+from fsgen.distributions.logistics import LogisticMixture, parameters_of
 
 
 class Head(ABC):
@@ -26,15 +25,12 @@ class Head(ABC):
 
     Attributes:
         outputs: parameters a pixel. levels: values a pixel can take. discrete: whether ``log_prob`` is that of a
-            probability mass (so that bits per dimension are defined), not of a density. near: weight [outputs, C],
-            bias [outputs] and step [outputs]: parameters ``weight @ v + bias`` lie close around a pixel v of [-1, 1],
-            and ``step`` is a small change of each. None for two levels.
+            probability mass (so that bits per dimension are defined), not of a density.
     """
 
     outputs: int
     levels: int
     discrete: bool = True
-    near: tuple[Tensor, Tensor, Tensor] | None = None
 
     def __init__(self, channels: int) -> None:
         self.channels = channels
@@ -70,7 +66,6 @@ class LogisticMixtureHead(Head):
         super().__init__(channels)
         self.components = components
         self.outputs = components * parameters_of(channels)
-        self.near = near_parameters(channels, components)
 
     def __call__(self, parameters: Float[Tensor, "*batch P H W"]) -> dist.Distribution:
         return LogisticMixture(full_precision(parameters), self.channels, self.components)
@@ -93,8 +88,6 @@ class GaussianHead(Head):
     def __init__(self, channels: int) -> None:
         super().__init__(channels)
         self.outputs = 2 * channels
-        bias, step = torch.tensor([[0.0, -2.0], [STEP, 1.0]]).repeat_interleave(channels, 1)
-        self.near = torch.eye(2 * channels, channels) / 2, bias, step
 
     def __call__(self, parameters: Float[Tensor, "*batch P H W"]) -> dist.Distribution:
         loc, raw = full_precision(parameters).chunk(2, -3)

@@ -18,32 +18,12 @@ from torch.nn import functional as F
 
 TOP = 255
 HALF_BIN = 1 / TOP  # pixels are placed on [-1, 1]: value k at 2k/255 - 1
-STEP = 0.05  # of a mean, where its likeliest error is a few values
 LEAST_LOG_SCALE, MOST_LOG_SCALE = -7.0, 7.0
 
 
 def parameters_of(channels: int) -> int:
     """Parameters of one component at one pixel: weight, C means, C scales, C(C-1)/2 coefficients."""
     return 1 + 2 * channels + channels * (channels - 1) // 2
-
-
-def near_parameters(
-    channels: int, components: int
-) -> tuple[Float[Tensor, "P C"], Float[Tensor, " P"], Float[Tensor, " P"]]:
-    """Weight and bias of parameters ``weight @ v + bias`` whose components all lie at v of [-1, 1]; a step of each.
-
-    Their scales grow from about a value, exp(-5), to a wide one, exp(-1), for smooth parts and for edges. A step of a
-    mean or of a coefficient is STEP, that of a weight or a scale 1.
-    """
-    c = channels
-    weight, bias = torch.zeros(components, parameters_of(c), c), torch.zeros(components, parameters_of(c))
-    step = torch.full_like(bias, STEP)
-    weight[:, 1 : 1 + c] = torch.eye(c)
-    bias[:, 1 : 1 + c] = -_centres(components)[:, None]
-    scales = torch.linspace(-5, -1, components) if components > 1 else torch.tensor([-3.0])
-    bias[:, 1 + c : 1 + 2 * c] = (_softplus_inverse(scales - LEAST_LOG_SCALE) - _at_zero(components))[:, None]
-    step[:, 0] = step[:, 1 + c : 1 + 2 * c] = 1.0
-    return weight.flatten(0, 1), bias.flatten(), step.flatten()
 
 
 class LogisticMixture(TorchDistribution):
@@ -125,8 +105,10 @@ class LogisticMixture(TorchDistribution):
         c, m = self.channels, self.components
         raw = self.parameters.unflatten(-3, (m, parameters_of(c)))
         weights, means, scales, coefficients = raw.split((1, c, c, c * (c - 1) // 2), -3)
-        log_scales = LEAST_LOG_SCALE + F.softplus(scales + _at_zero(m))
-        means = means + _centres(m).to(raw)[:, None, None, None]
+        centres = (2 * torch.arange(m, dtype=raw.dtype, device=raw.device) + 1) / m - 1
+        at_zero = -math.log(m) - LEAST_LOG_SCALE
+        log_scales = LEAST_LOG_SCALE + F.softplus(scales + math.log(math.expm1(at_zero)))
+        means = means + centres[:, None, None, None]
         return weights.squeeze(-3), means, log_scales.clamp(max=MOST_LOG_SCALE), coefficients.tanh()
 
 
@@ -145,20 +127,6 @@ def log_bin(
     above = torch.where(bottom, zero, F.logsigmoid((HALF_BIN - centred) * precision))
     inside = torch.where(bottom | top, zero, (-torch.expm1(-2 * HALF_BIN * precision)).log())
     return below + above + inside
-
-
-def _centres(components: int) -> Tensor:
-    """Means of zero parameters: the centres of equal parts of [-1, 1]."""
-    return (2 * torch.arange(components) + 1) / components - 1
-
-
-def _at_zero(components: int) -> float:
-    """What is added to the raw scales, so that zero is a scale half as wide as a part."""
-    return float(_softplus_inverse(torch.tensor(-math.log(components) - LEAST_LOG_SCALE, dtype=torch.float64)))
-
-
-def _softplus_inverse(y: Tensor) -> Tensor:
-    return y.expm1().log()
 
 
 def _chain(coefficients: Tensor, x: Tensor, c: int) -> Tensor:

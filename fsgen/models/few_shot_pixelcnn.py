@@ -86,7 +86,6 @@ class FewShotPixelCNN(FewShotModel):
             condition=dim_condition if code else 0,
             asks=(dim_attention, dim_attention) if attention else None,
             size=event_shape[1:],
-            near=self.likelihood.near,
         )
 
     @classmethod

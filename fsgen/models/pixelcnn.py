@@ -64,7 +64,6 @@ class PixelCNN(FewShotModel):
             kernel=kernel,
             first_kernel=first_kernel,
             condition=dim_condition if context else 0,
-            near=self.likelihood.near,
         )
 
     @classmethod

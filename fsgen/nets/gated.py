@@ -109,8 +109,6 @@ class GatedPixelCNN(nn.Module):
         condition: channels of a map [N, condition, H, W] that every layer reads; 0 for none.
         asks: sizes (E, R) of the queries and answers of an attention half-way up the layers; None for none.
         size: (H, W), for the positions in the queries.
-        near: weight [outputs, inputs], bias [outputs] and step [outputs] of a likelihood: see :class:`MaskedLinear`,
-            which is then added to the parameters. None for no such function.
     """
 
     def __init__(
@@ -125,7 +123,6 @@ class GatedPixelCNN(nn.Module):
         condition: int = 0,
         asks: tuple[int, int] | None = None,
         size: tuple[int, int] = (28, 28),
-        near: tuple[Tensor, Tensor, Tensor] | None = None,
     ) -> None:
         super().__init__()
         if layers < 1 or kernel < 3 or kernel % 2 == 0 or first_kernel < 3 or first_kernel % 2 == 0:
@@ -140,7 +137,6 @@ class GatedPixelCNN(nn.Module):
         self.top = nn.Conv2d(channels, 2 * channels, 1)
         self.last = nn.Conv2d(2 * channels, outputs, 1)
         nn.init.normal_(self.last.weight, std=0.01)
-        self.linear = None if near is None else MaskedLinear(*near, far)
         self.asking = layers // 2 if asks else None
         if asks:
             self.ask = nn.Conv2d(channels, asks[0], 1)
@@ -161,16 +157,12 @@ class GatedPixelCNN(nn.Module):
             copies: the images are fewer than N and stand for N. The vertical stack, most of the work, sees neither
                 condition nor attention and is computed for each of the fewer ones.
         """
-        v = h = start = self.prepared(images)
+        v = h = self.prepared(images)
         for number, layer in enumerate(self.stack):
             v, h = layer(v, h, condition, copies)
             if number == self.asking:
                 h = self.informed(h, self.position, read)
-        parameters = self.read_out(h)
-        if self.linear is None:
-            return parameters
-        base, moved = self.linear(start), self.linear.moved(parameters)
-        return base + moved if copies is None else copies.add(moved, base)
+        return self.read_out(h)
 
     @property
     def stack(self) -> list[GatedLayer]:
@@ -195,59 +187,6 @@ class GatedPixelCNN(nn.Module):
         return Walk(self, images, condition, read)
 
 
-class MaskedLinear(nn.Module):
-    r"""Parameters around a prediction of each pixel that is linear in those before it.
-
-    .. math:: \theta = b + A\,\tfrac12 (x_{\text{above}} + x_{\text{left}}) + s \odot (0.1\, W * x + f(x))
-
-    with f the network, W the taps that the first layer of its two stacks sees, learnt from 0, and A, b and s from the
-    likelihood. Smooth images are predicted closely by their last pixels, which the gated layers are slow to learn and
-    half precision rounds to more than one of 256 values; this is in single precision. The neighbours are much alike, so
-    that an optimiser which moves every weight equally far moves the prediction by their sum: hence the small factors.
-
-    Args:
-        weight, bias: A and b, parameters close around a predicted pixel, [outputs, inputs] and [outputs].
-        step: s, [outputs]; how far each parameter moves for 1 of the network.
-        far: rows above, columns to either side and pixels to the left.
-    """
-
-    bias: Tensor
-    step: Tensor
-    above_start: Tensor
-    left_start: Tensor
-
-    def __init__(self, weight: Tensor, bias: Tensor, step: Tensor, far: int) -> None:
-        super().__init__()
-        self.far = far
-        above = torch.zeros(len(weight), weight.shape[1] + 1, far, 2 * far + 1)
-        left = torch.zeros(len(weight), weight.shape[1] + 1, 1, far)
-        self.above, self.left = nn.Parameter(above.clone()), nn.Parameter(left.clone())
-        above[:, :-1, -1, far] = left[:, :-1, -1, -1] = weight / 2
-        for name, value in {"above_start": above, "left_start": left, "bias": bias, "step": step}.items():
-            self.register_buffer(name, value, persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """All but what the network adds, of whole images."""
-        return self.from_above(F.pad(x, (0, 0, self.far, -1))) + self.from_left(F.pad(x, (self.far, -1, 0, 0)))
-
-    def from_above(self, rows: Tensor) -> Tensor:
-        """[N, outputs, H, W] from ``far`` rows above the first and those to the last but one."""
-        with torch.autocast(rows.device.type, enabled=False):
-            return F.conv2d(rows, self._taps(self.above_start, self.above), self.bias, padding=(0, self.far))
-
-    def from_left(self, pixels: Tensor) -> Tensor:
-        """[N, outputs, H, W] from ``far`` pixels left of the first and those to the last but one."""
-        with torch.autocast(pixels.device.type, enabled=False):
-            return F.conv2d(pixels, self._taps(self.left_start, self.left))
-
-    def moved(self, parameters: Tensor) -> Tensor:
-        """What the network adds."""
-        return self.step[:, None, None] * parameters
-
-    def _taps(self, start: Tensor, learnt: Tensor) -> Tensor:
-        return start + 0.1 * self.step[:, None, None, None] * learnt
-
-
 class Walk:
     """Parameters of one pixel after the other in raster order, each layer computed once a row or a pixel.
 
@@ -266,7 +205,6 @@ class Walk:
         self.above: list[Tensor] = []
         self.left: list[Tensor] = []
         self.linked = [images] * len(self.stack)
-        self.linear_above = images
         for layer in self.stack:
             channels = layer.vertical.in_channels
             self.above.append(images.new_zeros(count, channels, layer.rows, width))
@@ -288,11 +226,7 @@ class Walk:
             if number == self.net.asking:
                 place = self.net.position[:, row : row + 1, column : column + 1]
                 h = self.net.informed(h, place, self.read)
-        parameters = self.net.read_out(h)
-        if self.net.linear is None:
-            return parameters
-        left = self.net.linear.from_left(self.left[0][..., column : column + self.net.linear.far])
-        return self.linear_above[..., column : column + 1] + left + self.net.linear.moved(parameters)
+        return self.net.read_out(h)
 
     def _begin(self, row: int) -> None:
         """The vertical stack of a row, from the rows above."""
@@ -304,8 +238,6 @@ class Walk:
             self.linked[number] = layer.linked(above, here)
             self.left[number].zero_()
             v = gate(above)
-        if self.net.linear is not None:
-            self.linear_above = self.net.linear.from_above(self.above[0])
 
     def _image(self, row: int, columns: slice) -> Tensor:
         return self.net.prepared(self.images[:, :, row : row + 1, columns])
