@@ -54,10 +54,14 @@ def line(shots: int = 0, values: Iterable[float] | None = None, **changes: Any) 
 def verdict(**changes: Any) -> dict[str, Any]:
     """A line of kind "classification"."""
     about = {name: line()[name] for name in ("run", "model", "weights_sha256", "data", "protocol", "seed")}
-    found = {"accuracy": 0.825, "interval": [0.79, 0.86], "ece": 0.031, "sets": 400}
-    bins = [{"confidence": 0.3, "accuracy": 0.25, "count": 10}, {"confidence": 0.9, "accuracy": 0.95, "count": 30}]
-    whole = {**about, **found, "reliability": bins, "list_digest": "e" * 64}
-    return {"kind": "classification", **whole, "ways": 5, "shots": 1, "method": "likelihood"} | changes
+    found = {"accuracy": 0.825, "low": 0.79, "high": 0.86, "ece": 0.031, "episodes": 400}
+    bins = [
+        {"from": 0.0, "to": 0.5, "confidence": 0.3, "accuracy": 0.25, "queries": 10},
+        {"from": 0.5, "to": 1.0, "confidence": 0.9, "accuracy": 0.95, "queries": 30},
+    ]
+    whole = {**about, **found, "bins": bins, "list_digest": "e" * 64, "task": "random"}
+    by = {"name": "likelihood", "options": {}}
+    return {"kind": "classification", **whole, "ways": 5, "shots": 1, "classifier": by} | changes
 
 
 def scored(folder: Path, *lines: dict[str, Any]) -> Path:

@@ -167,9 +167,14 @@ def test_html_markdown_and_json_hold_the_numbers_of_the_files(rich: list[Path]) 
 def test_no_name_breaks_the_page(name: str, tmp_path: Path) -> None:
     record = line(run=name, data={"name": name, "split": name, "options": {name: name}}, protocol=name)
     record |= {"model": {"name": name}, "provenance": {"command": [name], "git": {"commit": name}}}
+    by = {"name": name, "options": {}}
     runs = [
         scored(tmp_path / "a", record, {**record, "shots": 3}, {**record, "shots": 3, "particles": 7}),
-        scored(tmp_path / "b", {**record, "weights_sha256": name}, verdict(run=name, method=name)),
+        scored(
+            tmp_path / "b",
+            {**record, "weights_sha256": name},
+            verdict(run=name, classifier=by),
+        ),
     ]
     files = build(runs, title=name or "t", command=[name])
     found = Page(files["report.html"].decode())

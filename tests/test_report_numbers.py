@@ -150,12 +150,30 @@ def test_a_score_that_is_not_finite_is_shown_as_none(tmp_path: Path) -> None:
 
 
 def test_classifications_keep_what_they_hold_and_may_lack_the_rest(tmp_path: Path) -> None:
-    bare = {k: v for k, v in verdict(run="bare").items() if k not in ("accuracy", "interval", "ece", "reliability")}
+    bare = {k: v for k, v in verdict(run="bare").items() if k not in ("accuracy", "low", "ece", "bins", "classifier")}
     runs = [scored(tmp_path / "a", line(), verdict()), scored(tmp_path / "b", bare, verdict(run="bare", shots=5))]
     one, five = content(*runs)["classification"]
     assert [(v["run"], v["accuracy"]) for v in one["verdicts"]] == [("first", 0.825), ("bare", None)]
-    assert one["verdicts"][0]["reliability"][1] == {"confidence": 0.9, "accuracy": 0.95, "count": 30}
+    assert one["verdicts"][0]["interval"] == [0.79, 0.86]
+    assert one["verdicts"][0]["bins"][1] == {"confidence": 0.9, "accuracy": 0.95, "queries": 30}
     assert (five["shots"], len(five["verdicts"])) == (5, 1)
+
+
+def test_longer_evaluations_of_one_list_of_episodes_stand_beside_shorter_ones(tmp_path: Path) -> None:
+    longer = verdict(run="longer", list_digest="f" * 64, episodes=900)
+    other = verdict(run="longer", task="alphabet")
+    found = content(scored(tmp_path / "a", verdict()), scored(tmp_path / "b", longer, other))["classification"]
+    assert [(f["task"], f["list_digest"][0], len(f["verdicts"])) for f in found] == [
+        ("random", "f", 2),
+        ("alphabet", "e", 1),
+    ]
+
+
+def test_a_classifier_without_a_model_goes_by_its_own_name(tmp_path: Path) -> None:
+    by = {"name": "kernel-density", "options": {}}
+    pixels = scored(tmp_path / "a", verdict(run=None, model=None, weights_sha256=None, classifier=by))
+    found = content(pixels)["classification"]
+    assert [(v["run"], v["method"]) for v in found[0]["verdicts"]] == [("kernel-density", "kernel-density")]
 
 
 def altered(records: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:

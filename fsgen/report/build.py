@@ -11,13 +11,14 @@ from typing import Any
 
 from fsgen import storage
 from fsgen.errors import InputError
+from fsgen.report.accuracies import PRINTED_ACCURACY, classification, classifications, together
 from fsgen.report.blocks import Note, Section, Table
-from fsgen.report.findings import PRINTED, PRINTED_ACCURACY, classifications, likelihoods, reference_of
+from fsgen.report.findings import PRINTED, likelihoods, reference_of
 from fsgen.report.names import shown
 from fsgen.report.page import pictures, to_html, to_markdown
 from fsgen.report.results import Subject, read
 from fsgen.report.runs import evaluated, samples_section, sources_section, training, training_section
-from fsgen.report.sections import HOW_TO_READ, classification, likelihood
+from fsgen.report.sections import HOW_TO_READ, likelihood
 from fsgen.report.wording import NONE, counted, known, short
 
 HTML, MARKDOWN, JSON = "report.html", "report.md", "report.json"
@@ -99,8 +100,8 @@ def _sections(
         _overview(subjects, [*found, *tasks]),
         *(likelihood(number, finding, colours[finding["data"]["digest"]]) for number, finding in enumerate(found, 1)),
         *(
-            classification(number, finding, colours[finding["data"]["digest"]])
-            for number, finding in enumerate(tasks, 1)
+            classification(number, group, colours[group[0]["data"]["digest"]])
+            for number, group in enumerate(together(tasks), 1)
         ),
         *(section for section in last if section),
     ]
@@ -117,19 +118,19 @@ def _overview(subjects: Sequence[Subject], found: Sequence[Mapping[str, Any]]) -
             (
                 f"{shown(data['name'])}, {shown(data['split'])}",
                 shown(finding["protocol"]),
-                "likelihood" if "scores" in finding else "classification",
+                "likelihood" if "scores" in finding else f"{finding['shots']}-shot classes, {finding['task']}",
                 evaluated(subjects, finding),
                 short(data["digest"]),
                 short(finding["list_digest"]),
                 known(finding["seed"]),
                 str(finding["ways"]),
-                str(max((score["sets"] or 0 for score in scores), default=0) or NONE),
+                str(max((score.get("sets") or score.get("episodes") or 0 for score in scores), default=0) or NONE),
                 str(len({score["run"] for score in scores})),
                 ", ".join(particles) or NONE,
             )
         )
     head = ("data", "protocol", "what", "evaluated", "data digest", "list digest")
-    numbers = ("seed", "classes a set", "sets", "models", "particles K")
+    numbers = ("seed", "classes", "sets or episodes", "models", "particles K")
     table = Table("Lists of sets", (*head, *numbers), tuple(rows), left=6)
     note = Note("Each list has a section of its own below; numbers of different lists are not compared.")
     return Section("overview", "What was evaluated", (table, note))

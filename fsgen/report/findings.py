@@ -10,13 +10,12 @@ import numpy as np
 from fsgen.errors import InputError
 from fsgen.report.estimates import Estimate, estimates
 from fsgen.report.names import shown
-from fsgen.report.results import Cell, Part, SetList, Subject, Verdict
+from fsgen.report.results import Cell, Part, SetList, Subject
 
 # Models whose score does not depend on the support: what the others gain over them is what the support is worth.
 UNCONDITIONAL = ("vae", "pixelcnn")
 # Tables of published.json by the data source they were measured on.
 PRINTED = {"omniglot28": "omniglot_nll", "mnist28": "mnist_transfer_nll"}
-PRINTED_ACCURACY = {"omniglot28": "omniglot_classification"}
 
 Cells = dict[str, dict[int, Cell]]  # by label and shots, with the most particles
 Estimates = dict[tuple[Any, ...], Estimate]
@@ -180,47 +179,4 @@ def _printed(on: SetList, data: str, published: Mapping[str, Any]) -> dict[str, 
     if table is None or on.protocol != "published" or on.split != "test":
         return None
     rows = [row for row in table["rows"] if row["test_classes"] in (None, on.ways)]
-    return {"source": table["source"], "rows": rows} if rows else None
-
-
-def classifications(subjects: Sequence[Subject], published: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One finding for each list of classification tasks: accuracy, calibration and its bins, best first."""
-    lists = dict.fromkeys((v.on, v.shots) for s in subjects for v in s.verdicts)
-    found = []
-    for on, shots in sorted(lists, key=lambda key: (key[0].data, key[0].protocol != "strict", key[0].ways, key[1])):
-        rows = [(s.label, v) for s in subjects for v in s.verdicts if (v.on, v.shots) == (on, shots)]
-        about = rows[0][1].about
-        rows.sort(key=lambda row: -(row[1].accuracy or 0.0))
-        found.append(
-            {
-                "data": {**about["data"], "split": on.split, "digest": on.data},
-                "protocol": on.protocol,
-                "ways": on.ways,
-                "shots": shots,
-                "list_digest": on.digest,
-                "seed": about["seed"],
-                "verdicts": [_verdict(label, v) for label, v in rows],
-                "printed": _printed_accuracy(on, shots, about["data"]["name"], published),
-            }
-        )
-    return found
-
-
-def _verdict(label: str, v: Verdict) -> dict[str, Any]:
-    bins = [{"confidence": c, "accuracy": a, "count": n} for c, a, n in v.bins]
-    ends = None if v.interval is None else list(v.interval)
-    shared = {"accuracy": v.accuracy, "se": v.se, "interval": ends, "ece": v.ece, "sets": v.sets}
-    return {"run": label, "method": v.method, **shared, "reliability": bins}
-
-
-def _printed_accuracy(on: SetList, shots: int, data: str, published: Mapping[str, Any]) -> dict[str, Any] | None:
-    table = published.get(PRINTED_ACCURACY.get(data, ""))
-    if table is None or on.split != "test":
-        return None
-    name = f"{on.ways}way_{shots}shot"
-    rows = [
-        {"model": row["model"], "method": row["method"], "percent": row[name]}
-        for row in table["rows"]
-        if row.get(name) is not None
-    ]
     return {"source": table["source"], "rows": rows} if rows else None

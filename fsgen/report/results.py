@@ -76,18 +76,19 @@ class Cell:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The accuracy of one subject as a classifier; what its line does not hold is None or empty."""
+    """The accuracy of one subject on one list of episodes; what its line does not hold is None or empty."""
 
     on: SetList
     about: Mapping[str, Any] = field(repr=False)
     shots: int
+    task: str
     method: str
     accuracy: float | None
     se: float | None
     interval: tuple[float, float] | None
     ece: float | None
-    sets: int | None
-    bins: Sequence[tuple[float, float, float]]  # confidence, accuracy, count
+    episodes: int | None
+    bins: Sequence[tuple[float, float, float]]  # confidence, accuracy, queries
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,7 @@ def read(paths: Sequence[str | Path]) -> list[Subject]:
             if record.get("kind", LIKELIHOOD) not in (LIKELIHOOD, CLASSIFICATION):
                 fields.refuse("kind", f"{LIKELIHOOD} or {CLASSIFICATION}")
             weights = record.get("weights_sha256") or json.dumps(record.get("model"), sort_keys=True)
-            found.setdefault((str(source.file), fields.text("run"), str(weights)), []).append((source, fields))
+            found.setdefault((str(source.file), _run(fields), str(weights)), []).append((source, fields))
     subjects = [_subject(lines) for lines in found.values()]
     labels = told_apart(subjects, [lambda s: s.run, lambda s: (s.weights or "")[:8], lambda s: s.source.place])
     return [replace(subject, label=label) for subject, label in zip(subjects, labels, strict=True)]
@@ -198,12 +199,12 @@ def _subject(lines: Sequence[tuple[Source, Fields]]) -> Subject:
             cells[cell.on, cell.shots, cell.particles] = cell
         else:
             verdict = verdict_of(fields)
-            verdicts[verdict.on, verdict.shots, verdict.method] = verdict
+            verdicts[verdict.on, verdict.shots, verdict.task, verdict.method] = verdict
     source, last = lines[-1]
     weights = last.record.get("weights_sha256")
     return Subject(
         label="",
-        run=last.text("run"),
+        run=_run(last),
         model=shown(recipe.get("name", "")),
         weights=shown(weights) if weights else None,
         source=source,
@@ -261,29 +262,42 @@ def cell_of(fields: Fields) -> Cell:
 
 
 def verdict_of(fields: Fields) -> Verdict:
-    """A line of kind "classification": needs run, data, protocol, ways, shots and list_digest, and may lack the rest.
+    """A line of kind "classification": needs data, protocol, ways, shots and list_digest, and may lack the rest.
 
     Raises:
         InputError: a field is of another type, or one of these is missing.
     """
-    ends = fields.numbers("interval")
-    bins = fields.record.get("reliability") or []
+    bins = fields.record.get("bins") or []
     if not isinstance(bins, list) or not all(isinstance(row, Mapping) for row in bins):
-        fields.refuse("reliability", "a list of mappings with confidence, accuracy and count")
-    rows = [Fields(row, f"{fields.where}, 'reliability'") for row in bins]
-    found = [(row.share("confidence"), row.share("accuracy"), row.number("count")) for row in rows]
+        fields.refuse("bins", "a list of mappings with confidence, accuracy and queries")
+    rows = [Fields(row, f"{fields.where}, 'bins'") for row in bins]
+    found = [(row.share("confidence"), row.share("accuracy"), row.number("queries")) for row in rows]
+    low, high = fields.share("low"), fields.share("high")
     return Verdict(
         on=_set_list(fields),
         about=_about(fields),
         shots=fields.whole("shots"),
-        method=shown(fields.record.get("method") or "likelihood"),
+        task=shown(fields.record.get("task") or "random"),
+        method=_method(fields),
         accuracy=fields.share("accuracy"),
         se=fields.number("se"),
-        interval=(float(ends[0]), float(ends[1])) if ends is not None and len(ends) == 2 else None,
+        interval=None if low is None or high is None else (low, high),
         ece=fields.share("ece"),
-        sets=fields.count("sets"),
+        episodes=fields.count("episodes"),
         bins=[(c, a, n or 0.0) for c, a, n in found if c is not None and a is not None],
     )
+
+
+def _method(fields: Fields) -> str:
+    """How classes were told apart."""
+    known = fields.part("classifier").record if fields.record.get("classifier") is not None else {}
+    return shown(known.get("name") or "likelihood")
+
+
+def _run(fields: Fields) -> str:
+    """The run's name; of a classifier that reads no model, its own."""
+    of_pixels = fields.record.get("kind") == CLASSIFICATION and fields.record.get("run") is None
+    return _method(fields) if of_pixels else fields.text("run")
 
 
 def _part(fields: Fields) -> Part:

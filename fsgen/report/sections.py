@@ -238,38 +238,3 @@ def _terms(finding: Finding) -> list[Block]:
         for s in held
     ]
     return [Table("Terms by site, nats per image", ("model", "shots", *map(shown, sites)), tuple(body))]
-
-
-def classification(number: int, finding: Finding, colours: Mapping[str, int]) -> Section:
-    """Accuracy and calibration on one list of tasks."""
-    data, rows = finding["data"], finding["verdicts"]
-    ways, shots = counted(finding["ways"], "way", "ways"), counted(finding["shots"], "shot", "shots")
-    title = f"Classification: {shown(data['name'])}, {shown(data['split'])}, {ways}, {shots}"
-    about = (
-        f"{shown(finding['protocol'])}, seed {known(finding['seed'])}; list {short(finding['list_digest'])}. "
-        f"Data digest {short(data['digest'])}."
-    )
-    body = tuple((r["run"], r["method"], _accuracy(r), percent(r["ece"]), str(r["sets"] or NONE)) for r in rows)
-    head = ("model", "by", "accuracy, % [95 % interval]", "calibration error (ECE)", "tasks")
-    blocks: list[Block] = [Note(about), Table("Accuracy", head, body, left=2)]
-    if printed := finding["printed"]:
-        listed = tuple((shown(r["model"]), shown(r["method"]), f"{r['percent']}") for r in printed["rows"])
-        blocks.append(
-            Table(f"Printed figures: {shown(printed['source'], 300)}", ("model", "by", "accuracy, %"), listed, left=2)
-        )
-    curves = []
-    for row in rows:
-        if bins := sorted((b["confidence"], b["accuracy"]) for b in row["reliability"]):
-            name = f"{shown(row['run'], 34)}, {row['method']}"
-            curves.append(Curve(name, colours[row["run"]], finding["protocol"], *zip(*bins, strict=True)))
-    if curves:
-        svg = charts.reliability(curves)
-        caption = "Reliability: accuracy of answers by their confidence; calibrated answers lie on the diagonal."
-        blocks.append(Chart(f"reliability-{number}", svg, "accuracy against confidence", caption))
-    return Section(f"tasks-{number}", title, tuple(blocks))
-
-
-def _accuracy(row: Mapping[str, Any]) -> str:
-    ends = row["interval"] and [100 * end for end in row["interval"]]
-    whole = {"percent": row["accuracy"] and 100 * row["accuracy"], "interval": ends}
-    return with_interval(whole, "percent", 1, "")
