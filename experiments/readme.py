@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from fsgen.registry import LEARNERS, MODELS
 from fsgen.report.tables import (
@@ -210,8 +212,9 @@ def figures(text: str) -> str:
 def results(folder: Path) -> str:
     """The likelihood table of one trained model, its printed rows below."""
     records = read_results(folder / "results.jsonl")
+    told = accuracies(folder)
     if not records:
-        return accuracies(folder)
+        return told
     shots = sorted({record["shots"] for record in records})
     printed = json.loads(PUBLISHED.read_text(encoding="utf-8"))["omniglot_nll"]
     first = records[0]
@@ -230,18 +233,36 @@ def results(folder: Path) -> str:
     table = likelihood_table(records)
     if first["model"]["options"].get("likelihood", "bernoulli") != "bernoulli":
         table += f"\n\nIn bits per dimension:\n\n{bits_table(records)}"
-    return f"{note}\n\n{table}" + f"\n{rows}" * bool(rows)
+    return f"{note}\n\n{table}" + f"\n{rows}" * bool(rows) + f"\n\n{told}" * bool(told)
 
 
 def accuracies(folder: Path) -> str:
-    """The accuracy table of one trained learner."""
+    """The accuracy table of one trained model, if it was asked to tell classes apart."""
     records = read_results(folder / "results.jsonl", "classification")
-    first = records[0]
+    if not records:
+        return ""
+    return f"{accuracy_note(records)}\n\n{classification_table(records)}"
+
+
+def accuracy_note(records: Sequence[Mapping[str, Any]]) -> str:
+    """How accuracies were measured."""
+    numbers = sorted({r["episodes"] for r in records})
+    episodes = " to ".join(map(str, dict.fromkeys((numbers[0], numbers[-1]))))
+    queries = " or ".join(map(str, sorted({r["queries"] for r in records})))
     return (
-        f"Accuracy in percent ± half its 95 % interval over {first['episodes']} episodes of {first['queries']} "
-        f"quer{'y' if first['queries'] == 1 else 'ies'} a class; {first['data']['name']}, {first['data']['split']} "
-        f"classes.\n\n{classification_table(records)}"
+        f"Accuracy in percent ± half its 95 % interval over {episodes} episodes with {queries} "
+        f"quer{'y' if queries == '1' else 'ies'} a class, drawn from {records[0]['data']['split']} classes without "
+        "replacement."
     )
+
+
+def classified() -> str:
+    """Accuracies of everything that was asked to tell classes apart, printed rows below."""
+    folder, models = ROOT / "experiments" / "classification", ROOT / "assets" / "models"
+    files = [*sorted(models.glob("*/results.jsonl")), folder / "pixels.jsonl"]
+    records = [r for file in files if file.is_file() for r in read_results(file, "classification")]
+    printed = json.loads(PUBLISHED.read_text(encoding="utf-8"))["omniglot_classification"]
+    return f"{accuracy_note(records)}\n\n{classification_table(records, printed)}"
 
 
 def pages() -> dict[Path, str]:
@@ -272,6 +293,8 @@ def pages() -> dict[Path, str]:
     page = ROOT / "docs" / "scaling.md"
     scaling = scaling_table(json.loads((ROOT / "benchmarks/results/all_reduce.json").read_text(encoding="utf-8")))
     made[page] = between(page.read_text(encoding="utf-8"), "all_reduce", scaling)
+    page = ROOT / "experiments" / "classification" / "README.md"
+    made[page] = between(page.read_text(encoding="utf-8"), "accuracy", classified())
     family = ROOT / "experiments" / "omniglot-comparison"
     compared = json.loads((family / "comparison.json").read_text(encoding="utf-8"))
     page, side_by_side = family / "README.md", comparison_table(compared)
