@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from run import steps
+
 from fsgen.registry import LEARNERS, MODELS
 from fsgen.report.tables import (
     between,
@@ -28,6 +30,7 @@ from fsgen.report.tables import (
     speed_table,
     training_table,
 )
+from fsgen.storage import config_from_bytes
 
 ROOT = Path(__file__).resolve().parents[1]
 PUBLISHED = ROOT / "assets" / "published.json"
@@ -265,6 +268,18 @@ def classified() -> str:
     return f"{accuracy_note(records)}\n\n{classification_table(records, printed)}"
 
 
+def planned(folder: Path) -> str:
+    """The likelihood table of an experiment's plan, printed rows below."""
+    plan = config_from_bytes((folder / "plan.yaml").read_bytes(), source=str(folder / "plan.yaml"))
+    wanted = {(step.out, Path(step.run).name) for step in steps(plan) if step.command == "evaluate" and step.run}
+    files = sorted({file for file, _ in wanted if file.is_file()})
+    records = [r for file in files for r in read_results(file) if (file, r["run"]) in wanted]
+    shots = sorted({r["shots"] for r in records})
+    printed = json.loads(PUBLISHED.read_text(encoding="utf-8"))[plan["printed"]]
+    rows = published_rows(printed, shots, [row["model"] for row in printed["rows"]])
+    return f"{likelihood_table(records)}\n{rows}" if records else "Not measured yet."
+
+
 def pages() -> dict[Path, str]:
     """Every generated page and what it should hold."""
     readme = ROOT / "README.md"
@@ -295,6 +310,9 @@ def pages() -> dict[Path, str]:
     made[page] = between(page.read_text(encoding="utf-8"), "all_reduce", scaling)
     page = ROOT / "experiments" / "classification" / "README.md"
     made[page] = between(page.read_text(encoding="utf-8"), "accuracy", classified())
+    for name in ("omniglot-likelihood", "mnist-transfer"):
+        page = ROOT / "experiments" / name / "README.md"
+        made[page] = between(page.read_text(encoding="utf-8"), "likelihood", planned(page.parent))
     family = ROOT / "experiments" / "omniglot-comparison"
     compared = json.loads((family / "comparison.json").read_text(encoding="utf-8"))
     page, side_by_side = family / "README.md", comparison_table(compared)

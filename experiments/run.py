@@ -5,7 +5,7 @@
     python experiments/run.py experiments/classification --smoke    # all of it, small, held to the committed figures
 
 A step of a plan is a command of fsgen, the folder it is about (or nothing) and its flags; flags under ``each`` are run
-value by value. A step is done if the results file holds a line that the same command wrote of the same weights.
+value by value. A step is done if the results file holds lines of the same weights that agree with every flag.
 ``smoke`` holds the flags that make a step small; such results go to a folder that is thrown away, and each figure must
 lie within FAR standard errors of the committed one. Data are found as by every command, in $FSGEN_DATA or ./data.
 """
@@ -30,6 +30,7 @@ from fsgen.storage import config_from_bytes
 ROOT = Path(__file__).resolve().parents[1]
 FIGURE = {"evaluate": "nats", "classify": "accuracy"}  # by command; its standard error is "se"
 KIND = {"evaluate": "likelihood", "classify": "classification"}
+SHOTS = [0, 1, 2, 3, 4, 5, 10, 19]  # of an evaluation, where a step names none
 FAR = 5.0
 
 
@@ -66,7 +67,30 @@ class Step:
         return [r for r in records if r.get("kind") == KIND[self.command] and r.get("weights_sha256") == weights]
 
     def done(self) -> bool:
-        return any(r["provenance"]["command"][1:] == self.words for r in self.lines())
+        found = [record for record in self.lines() if self._made(record)]
+        if self.command == "classify":
+            return bool(found)
+        wanted = itertools.product(self.flags.get("classes", [1]), self.flags.get("shots", SHOTS))
+        return set(wanted) <= {(record["ways"], record["shots"]) for record in found}
+
+    def _made(self, record: dict[str, Any]) -> bool:
+        """Whether a line could come from this command; ways and shots of an evaluation are not looked at."""
+        f = self.flags
+        same = [record["data"]["name"] == f.get("data", self._trained_on()), record["seed"] == f.get("seed", 0)]
+        if self.command == "evaluate":
+            same += [record["protocol"] == f.get("protocol", "strict"), record["sets"] == f.get("sets", 200)]
+            same += [record["exact"] or record["particles"] == f.get("particles", 1000)]
+        else:
+            same += [record[name] == f[name] for name in ("task", "ways", "shots", "episodes", "queries")]
+            by, known = record["classifier"], [f["classifier"]] if "classifier" in f else ["own", "likelihood"]
+            same += [by["name"] in known, by["options"].get("particles", f.get("particles")) == f.get("particles")]
+        return all(same)
+
+    def _trained_on(self) -> str | None:
+        if self.run is None:
+            return None
+        path = ROOT / self.run / "config.yaml"
+        return config_from_bytes(path.read_bytes(), source=str(path))["training"]["data"]["name"]
 
     def execute(self, **changed: Any) -> int:
         """Runs the step, with other flags where some are given."""

@@ -1,0 +1,113 @@
+"""The plans of experiments: commands that fsgen takes, done when their results are there, and held to them."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fsgen.storage import config_from_bytes
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "experiments"))
+import run as plans  # noqa: E402
+
+FOLDERS = sorted(path.parent for path in ROOT.glob("experiments/*/plan.yaml"))
+STEPS = [
+    step
+    for folder in FOLDERS
+    for step in plans.steps(config_from_bytes((folder / "plan.yaml").read_bytes(), source=str(folder)))
+]
+
+
+def test_there_are_plans() -> None:
+    assert len(FOLDERS) > 2
+    assert len(STEPS) > 20
+
+
+@pytest.mark.parametrize("step", STEPS, ids=lambda step: " ".join(step.words))
+def test_a_step_is_a_command_that_fsgen_takes(step: Any) -> None:
+    command = importlib.import_module(f"fsgen.cli.{step.command}")
+    command.parser().parse(step.words[1:])
+    assert step.out.parent.is_dir()
+    assert step.run is None or (ROOT / step.run).parent.name == "models"
+
+
+@pytest.fixture
+def step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(plans, "ROOT", tmp_path)
+    run = tmp_path / "model"
+    run.mkdir()
+    (run / "weights.safetensors").write_bytes(b"weights")
+    (run / "config.yaml").write_text("training: {data: {name: glyphs}}\n")
+    (step,) = plans.steps({"flags": {"seed": 0}, "steps": [{"evaluate": "model", "sets": 9, "shots": [0, 1]}]})
+    return step
+
+
+def lines(step: Any, **changes: Any) -> list[dict[str, Any]]:
+    about = {"kind": "likelihood", "run": "model", "data": {"name": "glyphs"}, "seed": 0, "protocol": "strict"}
+    found = {
+        "sets": 9,
+        "exact": True,
+        "particles": 1,
+        "ways": 1,
+        "nats": 50.0,
+        "se": 2.0,
+        "weights_sha256": "of another model",
+    }
+    return [about | found | {"shots": shots} | changes for shots in (0, 1)]
+
+
+def write(step: Any, records: list[dict[str, Any]], *, own: bool = True) -> None:
+    weights = {"weights_sha256": hashlib.sha256(b"weights").hexdigest()} if own else {}
+    step.out.write_text("".join(json.dumps(record | weights) + "\n" for record in records), encoding="utf-8")
+
+
+def test_a_step_is_done_when_all_its_lines_are_there(step: Any) -> None:
+    assert not step.done()
+    write(step, lines(step)[:1])
+    assert not step.done()
+    write(step, lines(step))
+    assert step.done()
+    write(step, lines(step), own=False)
+    assert not step.done()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"sets": 8},
+        {"seed": 1},
+        {"protocol": "published"},
+        {"data": {"name": "mnist28"}},
+        {"ways": 2},
+        {"exact": False},
+        {"kind": "classification"},
+    ],
+    ids=str,
+)
+def test_lines_of_another_evaluation_do_not_count(step: Any, other: dict[str, Any]) -> None:
+    write(step, lines(step, **other))
+    assert not step.done()
+
+
+def test_flags_under_each_are_run_value_by_value() -> None:
+    item = {"classify": None, "each": {"ways": [5, 20], "shots": [1, 5]}, "data": "glyphs", "out": "x.jsonl"}
+    found = [step.words for step in plans.steps({"flags": {"seed": 3}, "steps": [item]})]
+    start = ["classify", "--seed", "3", "--data", "glyphs", "--out", "x.jsonl"]
+    assert found == [[*start, "--ways", str(c), "--shots", str(s)] for c in (5, 20) for s in (1, 5)]
+
+
+def test_a_small_run_may_differ_by_its_error_alone(step: Any) -> None:
+    known, near, far = (lines(step, nats=nats)[0] for nats in (50.0, 62.0, 65.0))
+    assert plans.far_off(near, known, "nats") is None
+    assert "65.000 +- 2.828" in (plans.far_off(far, known, "nats") or "")
+    asked = {"episodes": 4, "ways": 5, "queries": 1, "se": 0.0}
+    known, right, wrong = (known | asked | {"accuracy": a} for a in (0.9, 1.0, 0.2))
+    assert plans.far_off(right, known, "accuracy") is None
+    assert "0.200" in (plans.far_off(wrong, known, "accuracy") or "")
