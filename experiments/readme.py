@@ -214,8 +214,9 @@ def figures(text: str) -> str:
 
 def results(folder: Path) -> str:
     """The likelihood table of one trained model, its printed rows below."""
-    records = read_results(folder / "results.jsonl")
-    told = accuracies(folder)
+    if not (folder / "results.jsonl").is_file():
+        return "Not measured yet."
+    records, told = read_results(folder / "results.jsonl"), accuracies(folder)
     if not records:
         return told
     shots = sorted({record["shots"] for record in records})
@@ -280,6 +281,27 @@ def planned(folder: Path) -> str:
     return f"{likelihood_table(records)}\n{rows}" if records else "Not measured yet."
 
 
+def repeats(folder: Path) -> str:
+    """What the same weights score at most shots, with repeats and without: one row a run of an experiment's plan."""
+    path = folder / "plan.yaml"
+    done = [step for step in steps(config_from_bytes(path.read_bytes(), source=str(path))) if step.done()]
+    lines = [
+        "| model | *strict* | *published* | its targets that repeat an image | its other targets | repeats, % |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for run in dict.fromkeys(step.run for step in done if step.run):
+        shots = max(t for step in done if step.run == run for t in step.flags["shots"])
+        records = [r for r in read_results(ROOT / run / "results.jsonl") if (r["ways"], r["shots"]) == (1, shots)]
+        by = {r["protocol"]: r for r in records}
+        if {"strict", "published"} <= by.keys():
+            leaky = by["published"]
+            parts = (by["strict"], leaky, leaky["repeated"], leaky["unrepeated"])
+            cells = [f"{part['nats']:.1f} ± {part['se']:.1f}" for part in parts]
+            share = f"{100 * leaky['repeated']['sets'] / leaky['sets']:.0f}"
+            lines.append(f"| {Path(run).name} | " + " | ".join([*cells, share]) + " |")
+    return "\n".join(lines)
+
+
 def pages() -> dict[Path, str]:
     """Every generated page and what it should hold."""
     readme = ROOT / "README.md"
@@ -310,9 +332,10 @@ def pages() -> dict[Path, str]:
     made[page] = between(page.read_text(encoding="utf-8"), "all_reduce", scaling)
     page = ROOT / "experiments" / "classification" / "README.md"
     made[page] = between(page.read_text(encoding="utf-8"), "accuracy", classified())
-    for name in ("omniglot-likelihood", "mnist-transfer"):
+    for name in ("omniglot-likelihood", "mnist-transfer", "protocol-leak"):
         page = ROOT / "experiments" / name / "README.md"
         made[page] = between(page.read_text(encoding="utf-8"), "likelihood", planned(page.parent))
+    made[page] = between(made[page], "repeats", repeats(page.parent))
     family = ROOT / "experiments" / "omniglot-comparison"
     compared = json.loads((family / "comparison.json").read_text(encoding="utf-8"))
     page, side_by_side = family / "README.md", comparison_table(compared)
