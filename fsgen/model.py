@@ -16,6 +16,7 @@ from fsgen.episode import Episode
 from fsgen.errors import CheckpointError, InputError
 from fsgen.inference import couples_queries, latent_sites, log_weights, simulate
 from fsgen.objectives import iwae
+from fsgen.published import located
 from fsgen.registry import build
 
 
@@ -174,14 +175,14 @@ class ConditionalDensity:
 
 
 def load(path: str | Path) -> Any:
-    """A model from a folder written by ``model.save`` or ``fsgen train``, in evaluation mode.
+    """A model from a folder written by ``model.save`` or ``fsgen train``, or a published one by name; to evaluate.
 
     It is a :class:`FewShotModel`, or a learner, which classifies and knows no likelihood of images.
 
     Raises:
-        CheckpointError: not such a folder; a torn or altered file; weights of another model.
+        CheckpointError: no such folder or name; a torn or altered file; weights of another model.
     """
-    folder = Path(path)
+    folder = located(path)
     config = storage.config_from_bytes(storage.read_file(folder, "config.yaml"), source=f"{folder}/config.yaml")
     try:
         recipe = config["model"]

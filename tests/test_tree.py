@@ -45,8 +45,9 @@ ROOMS: dict[str, set[str]] = {
     "data": {"episode", "registry"} | BASE,
     "run": {"registry", "config"} | BASE,
     "parallel": {"errors"},
-    "model": {"episode", "inference", "objectives", "registry"} | BASE,
+    "model": {"episode", "inference", "objectives", "registry", "published"} | BASE,
     "adaptation": {"episode", "inference", "model", "registry", "errors"},
+    "published": {"registry", "errors"},
     "models": {"adaptation", "episode", "nets", "sets", "distributions", "model", "registry"} | BASE,
     "evaluation": {"episode", "model", "inference", "objectives", "run", "data"} | BASE,
     "classification": {"episode", "model", "inference", "objectives", "run", "data", "nets"}

@@ -11,6 +11,7 @@ from jsonargparse import Namespace
 from fsgen.cli.evaluate import data_of, holds_learner, progress, refuse_learner, require_fit
 from fsgen.cli.parsing import Parser, check_values
 from fsgen.errors import InputError
+from fsgen.published import located
 from fsgen.registry import CLASSIFIERS, SOURCES
 from fsgen.run import provenance
 
@@ -33,7 +34,7 @@ def parser() -> Parser:
         nargs="?",
         default=None,
         metavar="RUN",
-        help="folder written by `fsgen train` or model.save",
+        help="folder written by `fsgen train`, or a published model",
     )
     p.add_argument(
         "--classifier",
@@ -67,7 +68,7 @@ def parser() -> Parser:
 
 def run(args: Namespace) -> int:
     """Classifies, prints the table, appends one line a row to the results file."""
-    folder = Path(args.run) if args.run else None
+    folder = located(args.run) if args.run else None
     own = folder is not None and args.classifier is None and holds_learner(folder)
     how = OWN if own else args.classifier or "likelihood"
     options = _options(args, how, args.classifier_options)
@@ -111,7 +112,7 @@ def run(args: Namespace) -> int:
         "protocol": "strict",
         "seed": args.seed,
     }
-    out = Path(args.out) if args.out else Path(args.run) / "results.jsonl"
+    out = Path(args.out) if args.out else (folder or Path()) / "results.jsonl"
     log, made_by, rows = Log(out), provenance(), []
     for ways in args.ways:
         for shots in args.shots:

@@ -14,6 +14,7 @@ from fsgen.cli.likelihoods import print_table
 from fsgen.cli.parsing import Parser, check_values
 from fsgen.errors import DataError, InputError
 from fsgen.evaluation_shards import KIND, WHOLE, Shard, refuse_other_lines
+from fsgen.published import located
 from fsgen.registry import LEARNERS, SOURCES
 from fsgen.run import Run, provenance
 from fsgen.run.log import Log
@@ -28,7 +29,7 @@ def parser() -> Parser:
         "evaluation is cut into shards: they run anywhere and in any order, one that was stopped is run again, and "
         "`fsgen merge` joins them into the same numbers.",
     )
-    p.add_argument("run", type=str, metavar="RUN", help="folder written by `fsgen train` or model.save")
+    p.add_argument("run", type=str, metavar="RUN", help="folder written by `fsgen train`, or a published model")
     p.add_argument("--data", type=str, default=None, metavar="NAME", help="data source; default that of the training")
     p.add_argument("--data-options", type=dict[str, Any], default={}, metavar="{K: V}", help="options of the source")
     p.add_argument(
@@ -75,7 +76,7 @@ def parser() -> Parser:
 
 def run(args: Namespace) -> int:
     """Evaluates, prints the table, appends one line a row to the results file; or leaves the file of a shard."""
-    folder = Path(args.run)
+    folder = located(args.run)
     if args.budget < 1:
         raise InputError(f"--budget is {args.budget}; give 1 or more.")
     if not 0 <= args.threads <= 1024:

@@ -12,6 +12,7 @@ from fsgen.cli.evaluate import data_of, refuse_learner, require_fit
 from fsgen.cli.parsing import Parser, check_values
 from fsgen.cli.sheets import require_picture, write_sheet
 from fsgen.errors import InputError
+from fsgen.published import located
 from fsgen.registry import SOURCES
 
 
@@ -65,6 +66,7 @@ def run(args: Namespace) -> int:
     if not 0 <= args.seed < 2**63:
         raise InputError(f"--seed is {args.seed}; give 0 or more, and less than 2**63.")
     require_picture(out := Path(args.out), ".npy")
+    args.run = str(located(args.run))
     refuse_learner(Path(args.run))
 
     import numpy as np
