@@ -99,10 +99,10 @@ def write_split(out: Path, split: str, classes: int, images: int, seed: int, noi
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder to make")
-    parser.add_argument("--classes", type=int, default=400, help="of all splits: 70 %% train, 10 %% validation")
+    parser.add_argument("--classes", type=int, default=1000, help="of all splits: 70 %% train, 10 %% validation")
     parser.add_argument("--images", type=int, default=12, help="of each class")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--noise", type=float, default=0.012, help="standard deviation of a pixel, in units of 255")
+    parser.add_argument("--noise", type=float, default=0.04, help="standard deviation of a pixel, in units of 255")
     args = parser.parse_args()
     if args.out.exists():
         raise SystemExit(f"{args.out} is there already; choose another --out.")
