@@ -17,7 +17,7 @@ from fsgen.errors import InputError
 from fsgen.evaluation_shards import WHOLE, Shard
 from fsgen.inference import Discriminative, couples_queries, latent_sites, log_labels, log_weights, of_own_class
 from fsgen.model import FewShotModel, Trainable
-from fsgen.objectives import ess, iwae
+from fsgen.objectives import ess, iwae, iwae_of_groups
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,8 @@ class Score:
         exact: exact likelihood, or an importance-weighted bound with ``particles`` samples.
         repeated: sets whose target is one of its own support images, as {"sets", "nats", "se"}; likewise unrepeated.
         per_set: NLL of every set in list order, for paired comparisons on the same list.
+        bounds: the bound with fewer particles, where it was asked for: of each number of "particles" its "nats" and
+            "se", and how far it lies "above" that of all particles on the same sets, with "above_se".
     """
 
     ways: int
@@ -47,10 +49,11 @@ class Score:
     repeated: dict[str, float | int | None]
     unrepeated: dict[str, float | int | None]
     per_set: list[float] = field(repr=False)
+    bounds: list[dict[str, Any]] = field(default_factory=list, repr=False)
 
     def record(self) -> dict[str, Any]:
-        """Plain numbers for results.jsonl."""
-        return asdict(self)
+        """Plain numbers for results.jsonl; without bounds where there are none."""
+        return {name: value for name, value in asdict(self).items() if name != "bounds" or value}
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ class PerSet:
         first: number, in the list, of the first of these sets. ways, shots, exact, particles: as in :class:`Score`.
         nats_of_a_bit: ln 2 C H W, or None where the likelihood is a density.
         nats, ess: NLL and effective sample share of each set. repeated: whether the support holds the target.
+        bounds: NLL of each set at each number of :func:`fewer` particles; of no number where it was not asked for.
     """
 
     first: int
@@ -72,6 +76,7 @@ class PerSet:
     nats: list[float] = field(repr=False)
     ess: list[float] = field(repr=False)
     repeated: list[bool] = field(repr=False)
+    bounds: list[list[float]] = field(repr=False)
 
     def record(self) -> dict[str, Any]:
         """Plain numbers, from which ``PerSet(**record)`` is made again."""
@@ -96,7 +101,16 @@ class PerSet:
             repeated=summary(values[again]),
             unrepeated=summary(values[~again]),
             per_set=[round(v, 4) for v in self.nats],
+            bounds=self._bounds(values),
         )
+
+    def _bounds(self, values: torch.Tensor) -> list[dict[str, Any]]:
+        columns = torch.tensor(self.bounds, dtype=torch.float64).T
+        found = []
+        for particles, column in zip(fewer(self.particles), columns, strict=False):
+            above = summary(column - values)
+            found.append({"particles": particles, **summary(column), "above": above["nats"], "above_se": above["se"]})
+        return found
 
 
 def evaluate(
@@ -125,6 +139,7 @@ def score_sets(
     seed: int = 0,
     budget: int = 512,
     shard: Shard = WHOLE,
+    by_particles: bool = False,
     advance: Callable[[int], None] = lambda n: None,
 ) -> list[PerSet]:
     """Scores the last image of each set given its first t images, for every t in ``shots``.
@@ -141,6 +156,7 @@ def score_sets(
             numbers are drawn.
         shard: the part of the list to score; the sets of all shards together score as in one call: bit by bit, on like
             machines with as many threads.
+        by_particles: also gives the bound at each number of :func:`fewer` particles, from the same weights.
         advance: called with the number of sets done since its last call.
 
     Raises:
@@ -157,30 +173,43 @@ def score_sets(
     like = next(model.parameters())
     was_training = model.training
     model.eval()
-    nats, share, repeats = [], [], []
+    nats, share, repeats, bounds = [], [], [], []
     try:
-        first = _episode(sampler, [sampler.draw(0)], shots, like)
+        first = scored_episode(sampler, [sampler.draw(0)], shots, like)
         with own_random_state(like):
             exact, apart = not latent_sites(model, first), couples_queries(model, first)
         count = 1 if exact else particles
+        counts = fewer(count) if by_particles else []
         group = min(max(1, budget // len(shots)), 16) if exact else 1
         wanted = shard.sets(sets, group)
         for numbers, kept in _groups(sets, group, wanted):
             draws = [sampler.draw(i) for i in numbers]
-            episode = _episode(sampler, draws, shots, like, apart)
+            episode = scored_episode(sampler, draws, shots, like, apart)
             with torch.no_grad(), own_random_state(like):
                 torch.manual_seed(int(np.random.SeedSequence([seed, numbers[0]]).generate_state(1)[0]))
                 w = log_weights(model, episode, count, chunk=max(1, budget // (len(shots) * len(draws))))
             nats.append(-iwae(w).reshape(len(draws), len(shots))[kept])
             share.append(ess(w).reshape(len(draws), len(shots))[kept])
+            below = [-iwae_of_groups(w, k).reshape(len(draws), len(shots))[kept] for k in counts]
+            bounds.append(torch.stack(below, -1) if below else nats[-1].new_zeros(*nats[-1].shape, 0))
             repeats += [[int(d.images[-1]) in d.images[:t].tolist() for t in shots] for d in draws[kept]]
             advance(len(draws[kept]))
     finally:
         model.train(was_training)
     unit = math.log(2) * math.prod(model.event_shape) if model.discrete else None
-    found = torch.cat(nats), torch.cat(share), torch.tensor(repeats)
-    columns = zip(shots, *(values.T.tolist() for values in found), strict=True)
+    found = torch.cat(nats), torch.cat(share), torch.tensor(repeats), torch.cat(bounds)
+    columns = zip(shots, *(values.transpose(0, 1).tolist() for values in found), strict=True)
     return [PerSet(wanted.start, sampler.ways[0], t, exact, count, unit, *column) for t, *column in columns]
+
+
+def fewer(particles: int) -> list[int]:
+    """The numbers of particles, below all of them, at which the convergence of a bound is shown.
+
+    >>> fewer(100), fewer(1)
+    ([1, 2, 5, 10, 20, 50], [])
+    """
+    steps = (digit * 10**power for power in range(len(str(particles))) for digit in (1, 2, 5))
+    return [count for count in steps if count < particles]
 
 
 def own_random_state(like: torch.Tensor) -> contextlib.AbstractContextManager[None]:
@@ -199,7 +228,7 @@ def _groups(total: int, size: int, wanted: range) -> Iterator[tuple[range, slice
         yield range(start, min(start + size, total)), kept
 
 
-def _episode(
+def scored_episode(
     sampler: EpisodeSampler, draws: Sequence[Draw], shots: Sequence[int], like: torch.Tensor, apart: bool = False
 ) -> Episode:
     """The last image of each draw as query, once a shot count: in one episode, or apart where queries couple."""

@@ -15,7 +15,7 @@ from fsgen.errors import InputError
 from fsgen.run.log import Log
 
 KIND = "likelihood-shard"
-_LISTS = {"nats": (int, float, type(None)), "ess": (int, float, type(None)), "repeated": (bool,)}
+_LISTS = {"nats": (int, float, type(None)), "ess": (int, float, type(None)), "repeated": (bool,), "bounds": (list,)}
 _VALUES = {"ways": (int,), "shots": (int,), "exact": (bool,), "particles": (int,), "nats_of_a_bit": (float, type(None))}
 
 Shards = dict[int, tuple[Path, list[dict[str, Any]]]]
@@ -143,9 +143,12 @@ def _is_whole(line: Mapping[str, Any]) -> bool:
         return False
     if found.keys() != {"first", *_VALUES, *_LISTS} or not 1 <= shard["index"] <= shard["of"] <= line["sets"]:
         return False
-    return all(type(found[key]) in kinds for key, kinds in _VALUES.items()) and all(
+    if any(type(found[key]) not in kinds for key, kinds in _VALUES.items()):
+        return False
+    lists = all(
         isinstance(found[key], list) and all(type(v) in kinds for v in found[key]) for key, kinds in _LISTS.items()
     )
+    return lists and all(type(v) in _LISTS["nats"] for row in found["bounds"] for v in row)
 
 
 def _refuse_difference(
@@ -166,7 +169,7 @@ def _refuse_difference(
 
 def _shared(line: Mapping[str, Any]) -> dict[str, Any]:
     """What the lines of all shards have in common; the digest of the list last, which other settings change too."""
-    own = ("shard", "per_set", "provenance", "run", "list_digest")
+    own = ("shard", "per_set", "provenance", "run", "list_digest", "covariates")
     return {
         **{key: value for key, value in line.items() if key not in own},
         **{key: line["per_set"][key] for key in _VALUES},
@@ -198,5 +201,8 @@ def _joined(parts: Sequence[tuple[Path, dict[str, Any]]]) -> dict[str, Any]:
     found = {**line["per_set"], **{key: [v for _, part in parts for v in part["per_set"][key]] for key in _LISTS}}
     for key, lost in (("nats", math.inf), ("ess", math.nan)):  # a set of probability 0; JSON has neither number
         found[key] = [lost if v is None else v for v in found[key]]
+    if len(set(map(len, found["bounds"]))) > 1:
+        raise InputError(f"{parts[0][0]} and others differ in --by-particles; score all shards with it, or none.")
+    found["bounds"] = [[math.inf if v is None else v for v in row] for row in found["bounds"]]
     kept = {key: value for key, value in line.items() if key not in ("shard", "per_set", "provenance")}
     return {**kept, "per_set": found, "provenance": [part.get("provenance") for _, part in parts]}

@@ -124,24 +124,17 @@ def terms(
         guide_trace = poutine.trace(particle_plate(model.guide)).get_trace(episode)
         p = _sites(model, poutine.trace(poutine.replay(generative, trace=guide_trace)).get_trace(episode))
         q = _sites(model, guide_trace)
+    own, proposed = (_nats(sites, p, episode, particles) for sites in (p, q))
     if strangers := [name for name in q if name not in p]:
         raise ValueError(
             f"{type(model).__name__}: the guide samples '{strangers[0]}', which the model does not; "
             f"the model's sites are {', '.join(p)}. Give both the same name."
         )
-    coupled = any(not _in_plate(site, "queries") for site in p.values())
-    shape = (particles, episode.batch)
-
-    def nats(site: dict[str, Any]) -> Tensor:
-        units = episode.queries if _in_plate(site, "queries") else 1
-        value = site["log_prob"].double().expand(*shape, units)
-        return value.sum(-1, keepdim=True) if coupled else value
-
     found = {}
     for name, site in p.items():
-        value = nats(site)
+        value = own[name]
         if name in q:
-            value = value - nats(q[name])
+            value = value - proposed[name]
         elif not site["is_observed"]:
             value = value * 0
         found[name] = value
@@ -164,6 +157,35 @@ def log_weights(
     sizes = _chunks(particles, chunk or particles)
     parts = [terms(model, episode, k, proposal) for k in sizes]
     return torch.cat([torch.stack(tuple(part.values())).sum(0) for part in parts])
+
+
+def draw_latents(model: Any, episode: Episode, particles: int, proposal: str = "guide") -> dict[str, Tensor]:
+    """Every latent drawn from the proposal, [K, B, Q, ...], or [K, B, 1, ...] outside the plate "queries".
+
+    Raises:
+        ValueError: nothing is latent, or a latent is discrete.
+    """
+    program = pyro.plate("particles", particles, dim=-3)(model.guide if proposal == "guide" else model.model)
+    sites = _sites(model, poutine.trace(program).get_trace(episode))
+    found = {name: site for name, site in sites.items() if not site["is_observed"]}
+    if not found or any(site["fn"].support.is_discrete for site in found.values()):
+        kind = "discrete" if found else "latent"
+        raise ValueError(f"{type(model).__name__}: {'a' if found else 'no'} site is {kind}, so it cannot be annealed.")
+    return {name: site["value"] for name, site in found.items()}
+
+
+def log_densities(
+    model: Any, episode: Episode, latents: Mapping[str, Tensor], proposal: str = "guide"
+) -> tuple[Float[Tensor, "K B U"], Float[Tensor, "K B U"]]:
+    """log q(latents | query, support) and log p(query, latents | support) at given latents, nats, float64."""
+    particles = len(next(iter(latents.values())))
+    plate, given = pyro.plate("particles", particles, dim=-3), dict(latents)
+    p = _sites(model, poutine.trace(poutine.condition(plate(model.model), given)).get_trace(episode))
+    q = {name: p[name] for name in given}
+    if proposal == "guide":
+        q = _sites(model, poutine.trace(poutine.condition(plate(model.guide), given)).get_trace(episode))
+    log_q, log_p = (torch.stack(list(_nats(sites, p, episode, particles).values())).sum(0) for sites in (q, p))
+    return log_q, log_p
 
 
 def of_own_class(scores: Float[Tensor, "B Q C"]) -> Float[Tensor, "B Q"]:
@@ -334,6 +356,16 @@ def _gathered(value: Tensor, leading: int) -> Tensor:
     if leading:
         value = value.movedim(2, 0)
     return value.flatten(leading + 1, leading + 3)
+
+
+def _nats(sites: dict[str, Any], generative: dict[str, Any], episode: Episode, particles: int) -> dict[str, Tensor]:
+    """log-probability of each site, [K, B, U]: sums over the queries where a latent of the model couples them."""
+    coupled, found = any(not _in_plate(site, "queries") for site in generative.values()), {}
+    for name, site in sites.items():
+        units = episode.queries if _in_plate(site, "queries") else 1
+        value = site["log_prob"].double().expand(particles, episode.batch, units)
+        found[name] = value.sum(-1, keepdim=True) if coupled else value
+    return found
 
 
 def _chunks(total: int, size: int) -> list[int]:

@@ -54,6 +54,27 @@ def iwae(log_weights: Float[Tensor, "K B U"]) -> Float[Tensor, "B U"]:
     return log_weights.logsumexp(0) - math.log(log_weights.shape[0])
 
 
+def iwae_of_groups(log_weights: Float[Tensor, "K B U"], particles: int) -> Float[Tensor, "B U"]:
+    r"""The bound with fewer particles, from the same weights: its mean over disjoint groups of k of the K, in nats.
+
+    .. math:: \frac{1}{\lfloor K / k \rfloor} \sum_g \log \frac1k \sum_{i \in g} w_i
+
+    Its expectation is that of :func:`iwae` with k particles. What is left over of K is not used.
+
+    Raises:
+        ValueError: fewer than 1 or more than K particles; any weight is NaN or +inf.
+
+    >>> import math, torch
+    >>> iwae_of_groups(torch.tensor([0.0, math.log(3.0), 1.0, 1.0])[:, None, None], 2)  # of log 2 and 1
+    tensor([[0.8466]])
+    """
+    if not 1 <= particles <= len(log_weights):
+        raise ValueError(f"iwae_of_groups: groups of {particles} of {len(log_weights)} particles; give 1 to K.")
+    groups = len(log_weights) // particles
+    apart = log_weights[: groups * particles].unflatten(0, (particles, groups))
+    return iwae(apart.flatten(1, 2)).unflatten(0, (groups, -1)).mean(0)
+
+
 def ess(log_weights: Float[Tensor, "K B U"]) -> Float[Tensor, "B U"]:
     r"""Effective sample share of each unit, in (0, 1].
 

@@ -19,7 +19,7 @@ from fsgen.data.sampler import EpisodeSampler
 from fsgen.distributions import bernoulli
 from fsgen.episode import Episode
 from fsgen.errors import InputError
-from fsgen.evaluation import Score, evaluate, paired, sequential_nats, summary
+from fsgen.evaluation import Score, evaluate, paired, score_sets, sequential_nats, summary
 from fsgen.inference import couples_queries
 from fsgen.model import FewShotModel
 from fsgen.models.beta_bernoulli import BetaBernoulli
@@ -137,6 +137,26 @@ def test_the_bound_rises_with_particles_and_depends_on_the_seed(images: Images, 
     assert (one.ess, one.particles, many.particles) == (1.0, 1, 20)
     assert 1 / 20 <= many.ess_min <= many.ess < 1
     assert not many.exact
+
+
+def test_the_bound_at_fewer_particles_comes_from_the_same_samples(images: Images, latent: FewShotModel) -> None:
+    sampler = EpisodeSampler(images, length=8)
+    scores = [cell.score() for cell in score_sets(latent, sampler, [0, 2], 12, 20, by_particles=True)]
+    plain = evaluate(latent, sampler, [0, 2], 12, 20)
+    assert [score.per_set for score in scores] == [score.per_set for score in plain]
+    for score in scores:
+        assert [bound["particles"] for bound in score.bounds] == [1, 2, 5, 10]
+        nats = [bound["nats"] for bound in score.bounds]
+        assert nats[0] > nats[1] > nats[3] > score.nats
+        for bound in score.bounds:
+            assert bound["above"] == pytest.approx(bound["nats"] - score.nats, abs=1e-10)
+            assert 0 < bound["above_se"] < bound["se"]
+    assert "bounds" not in plain[0].record()
+
+
+def test_an_exact_score_has_no_bound_at_fewer_particles(images: Images, pixels_apart: BetaBernoulli) -> None:
+    (cell,) = score_sets(pixels_apart, EpisodeSampler(images, length=4), [1], 3, 20, by_particles=True)
+    assert cell.score().bounds == []
 
 
 def test_every_set_has_latents_of_its_own(latent: FewShotModel, tmp_path: Path) -> None:

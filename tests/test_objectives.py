@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fsgen.episode import Episode
 from fsgen.inference import log_weights, terms
-from fsgen.objectives import OBJECTIVES, combine, elbo, ess, iwae, two_term_weights
+from fsgen.objectives import OBJECTIVES, combine, elbo, ess, iwae, iwae_of_groups, two_term_weights
 
 shapes = given(
     particles=st.integers(1, 9),
@@ -53,6 +53,38 @@ def test_bounds_are_ordered_and_move_with_the_weights(
     torch.testing.assert_close(ess(moved), ess(w), rtol=0, atol=1e-9)
     assert (ess(w) <= 1 + 1e-12).all()
     assert (ess(w) >= 1 / particles - 1e-12).all()
+
+
+@shapes
+@often
+def test_the_bound_of_groups_is_the_mean_bound_of_each(
+    particles: int, batch: int, units: int, scale: float, seed: int
+) -> None:
+    w = draw(particles, batch, units, scale, seed)
+    torch.testing.assert_close(iwae_of_groups(w, particles), iwae(w), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(iwae_of_groups(w, 1), elbo(w), rtol=1e-12, atol=1e-12)
+    for k in range(1, particles + 1):
+        groups = [w[g :: particles // k][:k] for g in range(particles // k)]
+        found = torch.stack([iwae(group) for group in groups]).mean(0)
+        torch.testing.assert_close(iwae_of_groups(w, k), found, rtol=1e-12, atol=1e-12)
+    assert (iwae_of_groups(w, max(1, particles // 2)) <= iwae(w[: particles // 2 * 2]) + 1e-9).all()
+
+
+def test_groups_of_particles_have_the_bound_of_an_evaluation_with_as_many() -> None:
+    oracle, query = ProbabilisticPCA(5, 2, shift=0.2, widen=1.3), torch.randn(1, 1, 5, dtype=torch.float64)
+    episode = Episode(query[:, :0], query)
+    for k in (1, 4):
+        apart = torch.cat([iwae(log_weights(oracle, episode, k)) for _ in range(400)])
+        parts = torch.cat([iwae_of_groups(log_weights(oracle, episode, 50), k) for _ in range(40)])
+        error = math.hypot(apart.std().item() / 20, parts.std().item() / 40**0.5)
+        assert abs(apart.mean() - parts.mean()).item() < 5 * error
+        assert abs(apart.mean() - parts.mean() - math.log(2)).item() > 5 * error  # a group counted as twice as large
+
+
+@pytest.mark.parametrize("particles", [0, 8])
+def test_groups_that_do_not_exist_are_refused(particles: int) -> None:
+    with pytest.raises(ValueError, match=f"groups of {particles} of 7 particles; give 1 to K"):
+        iwae_of_groups(torch.zeros(7, 1, 1), particles)
 
 
 def test_one_particle_makes_every_bound_the_weight_itself() -> None:

@@ -108,6 +108,28 @@ def test_the_last_line_of_a_cell_and_the_most_particles_count(tmp_path: Path) ->
     assert [(s["particles"], s["nats"]) for s in found["convergence"]] == [(5, 85.5), (500, 81.5)]
 
 
+def test_parts_of_the_particles_of_one_evaluation_show_its_convergence(tmp_path: Path) -> None:
+    parts = [
+        {"particles": k, "sets": 40, "nats": 80 + 10 / k, "se": 1.25, "above": 10 / k, "above_se": 0.125}
+        for k in (1, 5, 20)
+    ]
+    run = scored(tmp_path / "a", line(bounds=parts), line(particles=5, values=[85.0, 86.0]), line(2))
+    files = build([run])
+    (found,) = json.loads(files["report.json"])["likelihood"]
+    rows = found["convergence"]
+    assert [(r["shots"], r["particles"], r.get("above"), r.get("of")) for r in rows] == [
+        (0, 1, 10.0, 50),
+        (0, 5, None, None),
+        (0, 20, 0.5, 50),
+        (0, 50, None, None),
+    ]
+    assert "90.00 ± 1.25 (+10.00 ± 0.12)" in files["report.md"].decode()
+    assert "particles-1.svg" in files
+    for bad in ("x", [1], [{"particles": "many", "nats": 1.0}], [{"particles": 1, "nats": "x"}]):
+        with pytest.raises(InputError, match="'bounds'"):
+            build([scored(tmp_path / "b", line(bounds=bad))])
+
+
 def test_printed_figures_stand_beside_their_own_protocol_data_and_classes_only(tmp_path: Path) -> None:
     cases: list[dict[str, Any]] = [{}, {"protocol": "strict"}, {"ways": 2}, {"data": {"name": "glyphs"}}]
     for i, changes in enumerate(cases):

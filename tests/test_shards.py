@@ -28,7 +28,20 @@ from fsgen.run.log import Log
 
 EVENT, SHOTS, SETS, BUDGET = (1, 4, 4), [0, 2, 5], 13, 9
 NAMES = ["beta-bernoulli", "gmn"]
-SCORED = ["--data", "strokes", "--length", 6, "--sets", SETS, "--particles", 4, "--budget", BUDGET, "--quiet"]
+SCORED = [
+    "--data",
+    "strokes",
+    "--length",
+    6,
+    "--sets",
+    SETS,
+    "--particles",
+    4,
+    "--budget",
+    BUDGET,
+    "--quiet",
+    "--by-particles",
+]
 ROWS = ["--shots", *SHOTS, "--classes", 1, 2, "--protocol", "published"]
 SAMPLER = EpisodeSampler(strokes("test", Path()), length=6, protocol="published")
 Line = dict[str, Any]
@@ -122,7 +135,7 @@ def test_merged_shards_are_the_lines_and_the_table_of_one_run(
     call("evaluate", run, *SCORED, *ROWS)
     table = capsys.readouterr().out.splitlines()[:-1]
     expected = apart_from_provenance(run / "results.jsonl")
-    assert [dict(line)["shots"] for line in expected] == [*SHOTS, *SHOTS]
+    assert [dict(line).get("shots") for line in expected] == [*SHOTS, *SHOTS, None, None]
     for n in (1, 2, 3, 5):
         paths, out = in_shards(run, n), tmp_path / f"{n}.jsonl"
         assert [line["shard"] for path in paths for line in lines(path)[:1]] == [
@@ -162,13 +175,15 @@ def test_a_stopped_shard_leaves_no_file(run: Path, monkeypatch: pytest.MonkeyPat
 def test_a_set_of_probability_zero_survives_the_file(tmp_path: Path) -> None:
     kept = {"kind": "likelihood-shard", "run": "r", "data": {}, "list_digest": "d", "sets": 2, "levels": 2}
     for i, (nats, share) in enumerate([(math.inf, math.nan), (3.5, 0.25)]):
-        cell = PerSet(i, 1, 0, False, 4, None, [nats], [share], [False])
+        cell = PerSet(i, 1, 0, False, 4, None, [nats], [share], [False], [[nats, 1.0]])
         part = {**kept, "shard": {"index": i + 1, "of": 2}, "per_set": cell.record()}
         Log(tmp_path / str(i)).replace([part])
     (line,) = join([tmp_path / "1", tmp_path / "0"])
     assert line["per_set"]["nats"] == [math.inf, 3.5]
     assert math.isnan(line["per_set"]["ess"][0])
-    assert PerSet(**line["per_set"]).score().nats == math.inf
+    score = PerSet(**line["per_set"]).score()
+    assert score.nats == math.inf
+    assert [(bound["particles"], bound["nats"]) for bound in score.bounds] == [(1, math.inf), (2, 1.0)]
 
 
 def changed(path: Path, change: Callable[[Line], Any]) -> None:
@@ -196,6 +211,11 @@ def changed(path: Path, change: Callable[[Line], Any]) -> None:
         (lambda line: line.update(kind="likelihood"), "does not hold what `fsgen evaluate --shard` writes"),
         (lambda line: line["per_set"].pop("ess"), "does not hold what `fsgen evaluate --shard` writes"),
         (lambda line: line["per_set"].update(nats=["x"]), "does not hold what `fsgen evaluate --shard` writes"),
+        (lambda line: line["per_set"].update(bounds=[["x"]]), "does not hold what `fsgen evaluate --shard` writes"),
+        (
+            lambda line: line["per_set"].update(bounds=[[1.0] for _ in line["per_set"]["nats"]]),
+            "differ in --by-particles",
+        ),
         (lambda line: line["per_set"]["nats"].pop(), "holds other sets than its shard"),
         (lambda line: line["per_set"].update(first=0), "holds other sets than its shard"),
     ],
@@ -239,6 +259,9 @@ def test_wrong_words_are_refused_in_one_line(shards: list[Path], tmp_path: Path,
     run, results = tmp_path / "run", tmp_path / "results.jsonl"
     call("evaluate", run, *SCORED, *ROWS, "--out", results)
     before = results.read_bytes()
+    undescribed = [shutil.copy(path, tmp_path / f"undescribed-{i}") for i, path in enumerate(shards)]
+    for path in undescribed:
+        changed(path, lambda line: line.update(covariates={"ink": {}}))
     scored = ["evaluate", run, *SCORED, *ROWS]
     wrong: list[tuple[list[Any], str]] = [
         *[([*scored, "--shard", part], "give i/n") for part in ("0/3", "4/3", "3", "a/b", "1/2/3", "1/0", "")],
@@ -253,6 +276,7 @@ def test_wrong_words_are_refused_in_one_line(shards: list[Path], tmp_path: Path,
         (["merge", *shards, "--out", shards[0]], "is the file of a shard"),
         (["merge", results, "--out", tmp_path / "o"], "does not hold what"),
         (["merge", *shards[:2], "--out", tmp_path / "o"], "no file holds shard 3 of 3"),
+        (["merge", *undescribed, "--out", tmp_path / "o"], "'mean' is missing; a number is needed"),
     ]
     capsys.readouterr()
     for words, said in wrong:

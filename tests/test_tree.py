@@ -42,6 +42,7 @@ ROOMS: dict[str, set[str]] = {
     "sets": {"nets"},
     "distributions": {"nets", "episode"},
     "inference": {"episode"},
+    "annealing": {"episode", "inference", "errors"},
     "data": {"episode", "registry"} | BASE,
     "run": {"registry", "config"} | BASE,
     "parallel": {"errors"},

@@ -15,6 +15,7 @@ COMMANDS = {
     "train": "train a model on episodes of a data source; resume a run",
     "evaluate": "held-out likelihood of a trained run: nats per image at each shot count",
     "merge": "join the shards of an evaluation",
+    "adjust": "results beside means adjusted for the ink of the scored images, without scoring again",
     "classify": "few-shot accuracy of a trained run, or of a baseline: each class known by a few images",
     "sample": "draw images like a few given ones",
     "report": "tables, charts and intervals from the results of runs, as one page",

@@ -10,7 +10,7 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from fsgen.cli.likelihoods import print_table
+from fsgen.cli.likelihoods import append_covariates, covariates_line, print_table
 from fsgen.cli.parsing import Parser, check_values
 from fsgen.errors import DataError, InputError
 from fsgen.evaluation_shards import KIND, WHOLE, Shard, refuse_other_lines
@@ -60,6 +60,11 @@ def parser() -> Parser:
         default=None,
         metavar="I/N",
         help="score the I-th of N parts of the list, for `fsgen merge`",
+    )
+    p.add_argument(
+        "--by-particles",
+        action="store_true",
+        help="also record the bound at 1, 2, 5, 10 ... particles, from the same samples, for the report",
     )
     p.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves torch's choice")
     p.add_argument(
@@ -113,10 +118,13 @@ def run(args: Namespace) -> int:
         _leave_shard(out, settings, scored)
         return 0
     log, made_by, rows = Log(out), provenance(), []
+    described = []
     for listed, cell in scored:
-        rows.append({**settings, "list_digest": listed, **cell.score().record(), "provenance": made_by})
+        rows.append({**settings, "list_digest": listed["list_digest"], **cell.score().record(), "provenance": made_by})
         log.append(rows[-1])
-    print_table(str(folder), rows, in_bits=model.levels > 2 and model.discrete)
+        described.append(covariates_line(rows[-1], listed["covariates"]))
+    append_covariates(log, described)
+    print_table(str(folder), rows, described, in_bits=model.levels > 2 and model.discrete)
     if args.against:
         _print_differences(rows, Path(args.against))
     print(f"results: {out}")
@@ -138,8 +146,9 @@ def _settings(args: Namespace, folder: Path, model: Any, data: dict[str, Any]) -
     }
 
 
-def _scored(args: Namespace, model: Any, images: Any, shard: Shard) -> Iterator[tuple[str, Any]]:
-    """The digest of the list and what was found of its sets, for each number of classes and shot count."""
+def _scored(args: Namespace, model: Any, images: Any, shard: Shard) -> Iterator[tuple[dict[str, Any], Any]]:
+    """The list of sets and what was found of them, for each number of classes and shot count."""
+    from fsgen.data.covariates import covariates_record
     from fsgen.data.sampler import EpisodeSampler
     from fsgen.evaluation import score_sets
 
@@ -155,17 +164,18 @@ def _scored(args: Namespace, model: Any, images: Any, shard: Shard) -> Iterator[
                 seed=args.seed,
                 budget=args.budget,
                 shard=shard,
+                by_particles=args.by_particles,
                 advance=advance,
             )
-        listed = sampler.digest(args.sets)
+        listed = {"list_digest": sampler.digest(args.sets), "covariates": covariates_record(sampler, args.sets)}
         for cell in cells:
             yield listed, cell
 
 
-def _leave_shard(out: Path, settings: dict[str, Any], scored: Iterable[tuple[str, Any]]) -> None:
+def _leave_shard(out: Path, settings: dict[str, Any], scored: Iterable[tuple[dict[str, Any], Any]]) -> None:
     """Writes the file of a shard whole, so that it is there if and only if the shard was scored to its end."""
     made_by = provenance()
-    lines = [{**settings, "list_digest": listed, "per_set": c.record(), "provenance": made_by} for listed, c in scored]
+    lines = [{**settings, **listed, "per_set": c.record(), "provenance": made_by} for listed, c in scored]
     Log(out).replace(lines)
     first, count = lines[0]["per_set"]["first"], len(lines[0]["per_set"]["nats"])
     print(

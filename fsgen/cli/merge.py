@@ -7,7 +7,7 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from fsgen.cli.likelihoods import print_table
+from fsgen.cli.likelihoods import append_covariates, covariates_line, print_table
 from fsgen.cli.parsing import Parser
 from fsgen.errors import InputError
 from fsgen.evaluation_shards import join
@@ -35,22 +35,28 @@ def run(args: Namespace) -> int:
     lines = join(paths)
 
     from fsgen.evaluation import PerSet
+    from fsgen.report.results import Fields, covariates_of
     from fsgen.run import provenance
 
     log, made_by = Log(out), provenance()
     log.records()  # refuses a file that is no results file before anything is written
     rows = [_row(line, PerSet(**line["per_set"]).score().record(), made_by) for line in lines]
+    pairs = zip(rows, lines, strict=True)
+    described = [covariates_line(row, line["covariates"]) for row, line in pairs if "covariates" in line]
+    for line in described:
+        covariates_of(Fields(line, str(paths[0])))
     for row in rows:
         log.append(row)
+    append_covariates(log, described)
     in_bits = lines[0]["levels"] > 2 and rows[0]["bits_per_dim"] is not None
-    print_table(rows[0]["run"], rows, in_bits=in_bits)
+    print_table(rows[0]["run"], rows, described, in_bits=in_bits)
     print(f"results: {out}")
     return 0
 
 
 def _row(line: dict[str, Any], score: dict[str, Any], made_by: dict[str, Any]) -> dict[str, Any]:
     """A joined line as `fsgen evaluate` writes it; the provenance keeps that of each shard."""
-    own = ("sets", "levels", "list_digest", "per_set", "provenance")
+    own = ("sets", "levels", "list_digest", "covariates", "per_set", "provenance")
     settings = {**{key: value for key, value in line.items() if key not in own}, "kind": "likelihood"}
     shards = {**made_by, "shards": line["provenance"]}
     return {**settings, "list_digest": line["list_digest"], **score, "provenance": shards}

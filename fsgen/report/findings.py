@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from fsgen.errors import InputError
 from fsgen.report.estimates import Estimate, estimates
 from fsgen.report.names import shown
-from fsgen.report.results import Cell, Part, SetList, Subject
+from fsgen.report.results import Bound, Cell, Part, SetList, Subject
 
 # Models whose score does not depend on the support: what the others gain over them is what the support is worth.
 UNCONDITIONAL = ("vae", "pixelcnn")
@@ -148,6 +149,7 @@ def _score(label: str, cell: Cell, found: Estimates) -> dict[str, Any]:
         "shots": cell.shots,
         **_part(cell.whole),
         "interval": estimate and [estimate.low, estimate.high],
+        "adjusted": cell.adjusted and cell.adjusted.record(),
         "bits_per_dim": cell.bits,
         "exact": cell.exact,
         "particles": cell.particles,
@@ -164,13 +166,23 @@ def _part(part: Part) -> dict[str, Any]:
 
 
 def _convergence(every: Mapping[str, Sequence[Cell]], found: Estimates) -> list[dict[str, Any]]:
-    """The bound at each number of particles, where a subject has several at one shot count."""
+    """The bound at each number of particles, where a subject has several at one shot count.
+
+    One that was evaluated comes before one from a part of the particles of another evaluation.
+    """
     rows = []
     for label, cells in every.items():
         for shots in sorted({c.shots for c in cells}):
             same = sorted((c for c in cells if c.shots == shots and not c.exact), key=lambda c: c.particles)
-            rows += [_score(label, c, found) for c in same] if len(same) > 1 else []
+            by = {bound.particles: _fewer(label, c, bound) for c in same for bound in c.bounds}
+            by |= {c.particles: _score(label, c, found) for c in same}
+            rows += [by[particles] for particles in sorted(by)] if len(by) > 1 else []
     return rows
+
+
+def _fewer(label: str, cell: Cell, bound: Bound) -> dict[str, Any]:
+    about = {"run": label, "shots": cell.shots, "sets": cell.whole.sets, "interval": None, "ess": None}
+    return {**about, **asdict(bound), "of": cell.particles}
 
 
 def _printed(on: SetList, data: str, published: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -13,12 +13,13 @@ from typing import Any, NoReturn
 import numpy as np
 
 from fsgen.errors import DataError, InputError
+from fsgen.report.adjustment import Adjusted, Covariates, adjusted
 from fsgen.report.names import shown, told_apart
 from fsgen.run.log import Log
 from fsgen.run.provenance import shortened
 
 RESULTS = "results.jsonl"
-LIKELIHOOD, CLASSIFICATION = "likelihood", "classification"
+LIKELIHOOD, CLASSIFICATION, COVARIATES = "likelihood", "classification", "covariates"
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,17 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Bound:
+    """NLL with fewer particles, over the sets of a cell, and how far above that of all of them."""
+
+    particles: int
+    nats: float
+    se: float | None
+    above: float | None
+    above_se: float | None
+
+
+@dataclass(frozen=True)
 class Cell:
     """The NLL of one subject on one list at one shot count; the fields are those of ``evaluation.Score``."""
 
@@ -65,6 +77,7 @@ class Cell:
     particles: int
     exact: bool
     whole: Part
+    adjusted: Adjusted | None
     repeated: Part | None
     unrepeated: Part | None
     bits: float | None
@@ -72,6 +85,7 @@ class Cell:
     ess_min: float | None
     values: np.ndarray | None = field(repr=False)
     terms: Mapping[str, float]
+    bounds: tuple[Bound, ...]
 
 
 @dataclass(frozen=True)
@@ -177,25 +191,29 @@ def read(paths: Sequence[str | Path]) -> list[Subject]:
     for source in map(source_of, map(Path, paths)):
         sources.setdefault(source.file.resolve(), source)
     found: dict[tuple[str, ...], list[tuple[Source, Fields]]] = {}
+    covariates: dict[SetList, Covariates] = {}
     for source in sources.values():
         for number, record in enumerate(Log(source.file).records(), 1):
             fields = Fields(record, f"{source.file}, line {number}")
+            if record.get("kind", LIKELIHOOD) == COVARIATES:
+                covariates.update([covariates_of(fields)])
+                continue
             if record.get("kind", LIKELIHOOD) not in (LIKELIHOOD, CLASSIFICATION):
-                fields.refuse("kind", f"{LIKELIHOOD} or {CLASSIFICATION}")
+                fields.refuse("kind", f"{LIKELIHOOD}, {CLASSIFICATION} or {COVARIATES}")
             weights = record.get("weights_sha256") or json.dumps(record.get("model"), sort_keys=True)
             found.setdefault((str(source.file), _run(fields), str(weights)), []).append((source, fields))
-    subjects = [_subject(lines) for lines in found.values()]
+    subjects = [_subject(lines, covariates) for lines in found.values()]
     labels = told_apart(subjects, [lambda s: s.run, lambda s: (s.weights or "")[:8], lambda s: s.source.place])
     return [replace(subject, label=label) for subject, label in zip(subjects, labels, strict=True)]
 
 
-def _subject(lines: Sequence[tuple[Source, Fields]]) -> Subject:
+def _subject(lines: Sequence[tuple[Source, Fields]], covariates: Mapping[SetList, Covariates]) -> Subject:
     """The lines of one run and its weights, still without a label; the last one of each cell counts."""
     cells, verdicts = {}, {}
     for _, fields in lines:
         recipe = fields.part("model").record if fields.record.get("model") is not None else {}
         if fields.record.get("kind", LIKELIHOOD) == LIKELIHOOD:
-            cell = cell_of(fields)
+            cell = cell_of(fields, covariates)
             cells[cell.on, cell.shots, cell.particles] = cell
         else:
             verdict = verdict_of(fields)
@@ -230,8 +248,25 @@ def source_of(path: Path) -> Source:
     return Source(file, path if path.is_dir() else None, hashlib.sha256(file.read_bytes()).hexdigest())
 
 
-def cell_of(fields: Fields) -> Cell:
-    """A line of kind "likelihood".
+def covariates_of(fields: Fields) -> tuple[SetList, Covariates]:
+    """A line of kind "covariates": the list of sets that it describes, and the numbers.
+
+    Raises:
+        InputError: a field is missing or of another type, or the covariates are not of as many sets as it says.
+    """
+    held, sets = fields.part("covariates"), fields.whole("sets")
+    for name in held.record:
+        part = held.part(name)
+        if part.number("mean") is None:
+            part.refuse("mean", "a number")
+        values = part.numbers("per_set")
+        if values is None or len(values) != sets:
+            part.refuse("per_set", f"a list of {sets} numbers, one a set,")
+    return _set_list(fields), Covariates.of(held.record)
+
+
+def cell_of(fields: Fields, covariates: Mapping[SetList, Covariates]) -> Cell:
+    """A line of kind "likelihood"; ``covariates``, where its list has any, adjust its mean.
 
     Raises:
         InputError: a field is missing or of another type, or the line contradicts itself.
@@ -244,19 +279,22 @@ def cell_of(fields: Fields) -> Cell:
     if mean is not None and whole.nats is not None and abs(mean - whole.nats) > 0.01 + 1e-4 * abs(whole.nats):
         fields.refuse("nats", f"{mean:.4f}, the mean of 'per_set',")
     terms = fields.part("terms") if record.get("terms") is not None else Fields({}, fields.where)
+    on = _set_list(fields)
     return Cell(
-        on=_set_list(fields),
+        on=on,
         about=_about(fields),
         shots=fields.whole("shots"),
         particles=fields.whole("particles"),
         exact=record.get("exact") is True,
         whole=whole,
+        adjusted=adjusted(values, covariates[on]) if values is not None and on in covariates else None,
         repeated=_part(fields.part("repeated")) if record.get("repeated") is not None else None,
         unrepeated=_part(fields.part("unrepeated")) if record.get("unrepeated") is not None else None,
         bits=fields.number("bits_per_dim"),
         ess=fields.share("ess"),
         ess_min=fields.share("ess_min"),
         values=values,
+        bounds=_bounds(fields),
         terms={str(site): nats for site in terms.record if (nats := terms.number(site)) is not None},
     )
 
@@ -298,6 +336,18 @@ def _run(fields: Fields) -> str:
     """The run's name; of a classifier that reads no model, its own."""
     of_pixels = fields.record.get("kind") == CLASSIFICATION and fields.record.get("run") is None
     return _method(fields) if of_pixels else fields.text("run")
+
+
+def _bounds(fields: Fields) -> tuple[Bound, ...]:
+    rows = fields.record.get("bounds") or []
+    if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):
+        fields.refuse("bounds", "a list of mappings with particles, nats and se")
+    held = [Fields(row, f"{fields.where}, 'bounds'") for row in rows]
+    return tuple(
+        Bound(particles, nats, *(row.number(name) for name in ("se", "above", "above_se")))
+        for row in held
+        if (particles := row.whole("particles")) and (nats := row.number("nats")) is not None
+    )
 
 
 def _part(fields: Fields) -> Part:

@@ -33,6 +33,7 @@ def likelihood(number: int, finding: Finding, colours: Mapping[str, int]) -> Sec
     blocks: list[Block | None] = [
         Note(_about(finding)),
         _scores(finding),
+        _adjusted(finding),
         _loose(finding),
         _curves(number, finding, colours),
         _printed(finding),
@@ -89,6 +90,21 @@ def _scores(finding: Finding) -> Table:
     return _table("NLL, nats per image", rows, plus_minus, lambda cells: [likelihood_kind(cells)], "likelihood")
 
 
+def _adjusted(finding: Finding) -> Table | None:
+    rows = by_run([score for score in finding["scores"] if score["adjusted"]])
+    caption = (
+        "NLL adjusted, by regression, for covariates of the scored images, such as their ink, whose means over all "
+        "images are known: nats per image (share of the variance between sets that they explain)"
+    )
+    return _table(caption, rows, _with_share, _plain) if rows else None
+
+
+def _with_share(score: Mapping[str, Any] | None) -> str:
+    if score is None:
+        return NONE
+    return f"{plus_minus(score['adjusted'])} ({percent(score['adjusted']['explained'], 0)})"
+
+
 def _loose(finding: Finding) -> Note | None:
     few = [s for s in finding["scores"] if not s["exact"] and s["ess"] is not None and s["ess"] * s["particles"] < FEW]
     names = list(dict.fromkeys(s["run"] for s in few))
@@ -123,7 +139,7 @@ def _in_bits(score: Mapping[str, Any] | None) -> str:
 def _curve(run: str, cells: Mapping[int, Mapping[str, Any]], colour: int, style: str, start: bool) -> Curve:
     """A run's numbers by shots; ``start`` adds the 0 that a gain has at no shots."""
     good = [(t, row) for t, row in sorted(cells.items()) if row["nats"] is not None]
-    ends = [row["interval"] or [row["nats"]] * 2 for _, row in good]
+    ends = [row["interval"] or _one_error(row) for _, row in good]
     zero = [0.0] if start else []
     return Curve(
         run,
@@ -134,6 +150,11 @@ def _curve(run: str, cells: Mapping[int, Mapping[str, Any]], colour: int, style:
         zero + [low for low, _ in ends],
         zero + [high for _, high in ends],
     )
+
+
+def _one_error(row: Mapping[str, Any]) -> list[float]:
+    """The ends of one standard error about a number that has no interval."""
+    return [row["nats"] - (row["se"] or 0.0), row["nats"] + (row["se"] or 0.0)]
 
 
 def _curves(number: int, finding: Finding, colours: Mapping[str, int]) -> Chart | None:
@@ -216,15 +237,24 @@ def _convergence(number: int, finding: Finding, colours: Mapping[str, int]) -> l
     curves = [
         _curve(f"{shown(run, 34)}, {t}", by, colours[run], finding["protocol"], False) for (run, t), by in cells.items()
     ]
+    caption = (
+        "The bound with more particles, nats per image (ESS; or, from a part of the particles of one evaluation, how "
+        "far above the bound of all of them on the same sets)"
+    )
+    drawn = "The bound in K: model, shots. Bands are 95 % intervals, or one standard error where K is a part."
     svg = charts.by_particles([curve for curve in curves if curve.x], "NLL bound, nats per image")
     return [
-        Table("The bound with more particles, nats per image (ESS)", head, tuple(body), left=1),
-        Chart(f"particles-{number}", svg, "NLL bound against particles", "The bound in K: model, shots."),
+        Table(caption, head, tuple(body), left=1),
+        Chart(f"particles-{number}", svg, "NLL bound against particles", drawn),
     ]
 
 
 def _bound(row: Mapping[str, Any] | None) -> str:
-    return NONE if row is None else f"{plus_minus(row, 2)} ({percent(row['ess'])})"
+    if row is None:
+        return NONE
+    if "above" not in row:
+        return f"{plus_minus(row, 2)} ({percent(row['ess'])})"
+    return f"{plus_minus(row, 2)} (+{plus_minus({'nats': row['above'], 'se': row['above_se']}, 2)})"
 
 
 def _terms(finding: Finding) -> list[Block]:
