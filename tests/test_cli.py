@@ -174,7 +174,8 @@ def test_the_published_protocol_prints_repeated_targets_apart(trained: Path, tmp
     words = ["--protocol", "published", "--shots", 0, 7, "--length", 8, "--sets", 20, "--quiet"]
     status, out, _ = fsgen_("evaluate", trained, *words, "--out", tmp_path / "r.jsonl")
     assert status == 0
-    first, last = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
+    first, last = [line for line in lines if line["kind"] == "likelihood"]
     assert "unrepeated        repeated" in out
     assert first["repeated"]["sets"] == 0
     assert last["repeated"]["sets"] + last["unrepeated"]["sets"] == 20

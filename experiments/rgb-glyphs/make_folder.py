@@ -49,7 +49,7 @@ def look(rng: np.random.Generator) -> dict[str, float | str]:
         "ground_hue": rng.random(),
         "ground_light": rng.uniform(0.15, 0.32) if dark_ground else rng.uniform(0.68, 0.85),
         "ground_saturation": rng.uniform(0.3, 0.8),
-        "contrast": rng.uniform(0.05, 0.10),
+        "contrast": rng.uniform(0.06, 0.12),
         "kind": str(rng.choice(TEXTURES)),
         "period": rng.uniform(4.5, 11),
         "angle": rng.uniform(0, np.pi),
@@ -102,7 +102,7 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=1000, help="of all splits: 70 %% train, 10 %% validation")
     parser.add_argument("--images", type=int, default=12, help="of each class")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--noise", type=float, default=0.04, help="standard deviation of a pixel, in units of 255")
+    parser.add_argument("--noise", type=float, default=0.08, help="standard deviation of a pixel, in units of 255")
     args = parser.parse_args()
     if args.out.exists():
         raise SystemExit(f"{args.out} is there already; choose another --out.")

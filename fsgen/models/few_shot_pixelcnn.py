@@ -69,7 +69,9 @@ class FewShotPixelCNN(FewShotModel):
         self.event_shape = event_shape
         self.likelihood = head(likelihood, event_shape[0])
         self.levels = self.likelihood.levels
-        self.features = GridEncoder(event_shape, stages, dim_patch, blocks, normalised=self.levels > 2)
+        grey = self.levels > 2
+        inputs = (event_shape[0] * (1 + grey), *event_shape[1:])
+        self.features = GridEncoder(inputs, stages, dim_patch, blocks, normalised=grey)
         grid = self.features.grid
         self.memory = (
             PatchMemory(None, grid, dim_patch, dim_attention, heads=heads, dim=dim_attention) if attention else None
@@ -132,7 +134,7 @@ class FewShotPixelCNN(FewShotModel):
 
     def _program(self, episode: Episode, kept: list[Tensor] | None = None) -> GatedProgram:
         """The network with what it reads of the support; ``kept`` collects the attention."""
-        embedded = episode.shared("patches", lambda: over_images(self.features, self._centred(episode.support)))
+        embedded = episode.shared("patches", lambda: over_images(self.features, self._prepared(episode.support)))
         condition = self._condition(embedded, episode.seen())
         if self.memory is None:
             return GatedProgram(self.net, condition)
@@ -147,9 +149,15 @@ class FewShotPixelCNN(FewShotModel):
 
         return GatedProgram(self.net, condition, read)
 
-    def _centred(self, images: Tensor) -> Tensor:
-        """Grey and coloured pixels in [-1, 1]; binary ones as they are, ink on an empty ground."""
-        return images if self.levels == 2 else 2 * images - 1
+    def _prepared(self, images: Tensor) -> Tensor:
+        """Binary pixels as they are, ink on an empty ground; others in [-1, 1], and standardised over the image.
+
+        Ink of any colour on a ground of any other is far from the mean, so that its place is seen before its colour.
+        """
+        if self.levels == 2:
+            return images
+        mean, spread = images.mean((-2, -1), keepdim=True), images.std((-2, -1), correction=0, keepdim=True)
+        return torch.cat([2 * images - 1, (images - mean) / (2 * spread + 0.05)], -3)
 
     def _condition(self, embedded: Tensor, visible: Tensor) -> Tensor | None:
         """The set code decoded to a map [B, Q, c, H, W]; the number of elements is one more feature of each patch."""
