@@ -217,7 +217,7 @@ def test_the_command_writes_replaces_only_with_force_and_leaves_strangers_alone(
         (lambda p: p, "is no run: it holds no results.jsonl"),
         (lambda p: (p / "config.yaml").write_text("") or p, "has no results.jsonl yet. Make it: `fsgen evaluate"),
         (lambda p: scored(p), "holds no results. Make them: `fsgen evaluate"),
-        (lambda p: scored(p, line(), line(kind="speed")), "'kind' is 'speed'; likelihood, classification or covariates"),
+        (lambda p: scored(p, line(), line(kind="speed")), "'kind' is 'speed'; likelihood, classification"),
         (lambda p: scored(p, line(), {"kind": "likelihood"}), "line 2: 'run' is missing; text is needed."),
         (lambda p: scored(p, line() | {"shots": "1\n2"}), r"line 1: 'shots' is '1\n2'; a whole number is needed."),
         (lambda p: scored(p, line() | {"data": "x"}), "line 1: 'data' is 'x'; a mapping is needed."),
