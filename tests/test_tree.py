@@ -53,6 +53,7 @@ ROOMS: dict[str, set[str]] = {
     | {"evaluation", "registry"}
     | BASE,
     "learners": {"classification", "episode", "nets", "inference", "registry", "errors"},
+    "quality": {"classification", "data", "episode", "evaluation", "inference", "model", "errors"},
     "training": {"episode", "distributions", "inference", "objectives", "run", "config", "registry", "data", "model"}
     | {"evaluation", "monitor", "parallel"}
     | BASE,

@@ -16,6 +16,7 @@ COMMANDS = {
     "evaluate": "held-out likelihood of a trained run: nats per image at each shot count",
     "merge": "join the shards of an evaluation",
     "classify": "few-shot accuracy of a trained run, or of a baseline: each class known by a few images",
+    "quality": "samples beside real images: recognized by a critic, as diverse as their class, copied or new",
     "sample": "draw images like a few given ones",
     "report": "tables, charts and intervals from the results of runs, as one page",
     "models": "list the models, or show the options of one",
