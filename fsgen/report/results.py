@@ -18,7 +18,8 @@ from fsgen.run.log import Log
 from fsgen.run.provenance import shortened
 
 RESULTS = "results.jsonl"
-LIKELIHOOD, CLASSIFICATION = "likelihood", "classification"
+LIKELIHOOD, CLASSIFICATION, QUALITY = "likelihood", "classification", "quality"
+FIGURES = ("recognizability", "real_recognizability", "diversity", "novelty")
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,28 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class Figure:
+    """A mean over episodes and the ends of its interval."""
+
+    mean: float
+    interval: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a critic found of the samples of one subject; the fields are those of ``quality.Quality``."""
+
+    on: SetList
+    about: Mapping[str, Any] = field(repr=False)
+    shots: int
+    critic: str
+    critic_weights: str
+    size: tuple[int, int]  # episodes, samples a class
+    chance: float
+    figures: Mapping[str, Figure]
+
+
+@dataclass(frozen=True)
 class Subject:
     """What was scored: a run with its weights, told apart from all others by ``label``."""
 
@@ -101,6 +124,7 @@ class Subject:
     source: Source
     cells: tuple[Cell, ...]
     verdicts: tuple[Verdict, ...]
+    judged: tuple[Judged, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -179,8 +203,8 @@ def read(paths: Sequence[str | Path]) -> list[Subject]:
     for source in sources.values():
         for number, record in enumerate(Log(source.file).records(), 1):
             fields = Fields(record, f"{source.file}, line {number}")
-            if record.get("kind", LIKELIHOOD) not in (LIKELIHOOD, CLASSIFICATION):
-                fields.refuse("kind", f"{LIKELIHOOD} or {CLASSIFICATION}")
+            if record.get("kind", LIKELIHOOD) not in (LIKELIHOOD, CLASSIFICATION, QUALITY):
+                fields.refuse("kind", f"{LIKELIHOOD}, {CLASSIFICATION} or {QUALITY}")
             weights = record.get("weights_sha256") or json.dumps(record.get("model"), sort_keys=True)
             found.setdefault((str(source.file), fields.text("run"), str(weights)), []).append((source, fields))
     subjects = [_subject(lines) for lines in found.values()]
@@ -190,12 +214,15 @@ def read(paths: Sequence[str | Path]) -> list[Subject]:
 
 def _subject(lines: Sequence[tuple[Source, Fields]]) -> Subject:
     """The lines of one run and its weights, still without a label; the last one of each cell counts."""
-    cells, verdicts = {}, {}
+    cells, verdicts, judged = {}, {}, {}
     for _, fields in lines:
         recipe = fields.part("model").record if fields.record.get("model") is not None else {}
         if fields.record.get("kind", LIKELIHOOD) == LIKELIHOOD:
             cell = cell_of(fields)
             cells[cell.on, cell.shots, cell.particles] = cell
+        elif fields.record["kind"] == QUALITY:
+            found = judged_of(fields)
+            judged[found.on, found.shots, found.critic_weights] = found
         else:
             verdict = verdict_of(fields)
             verdicts[verdict.on, verdict.shots, verdict.method] = verdict
@@ -209,6 +236,7 @@ def _subject(lines: Sequence[tuple[Source, Fields]]) -> Subject:
         source=source,
         cells=tuple(cells.values()),
         verdicts=tuple(verdicts.values()),
+        judged=tuple(judged.values()),
     )
 
 
@@ -284,6 +312,32 @@ def verdict_of(fields: Fields) -> Verdict:
         sets=fields.count("sets"),
         bins=[(c, a, n or 0.0) for c, a, n in found if c is not None and a is not None],
     )
+
+
+def judged_of(fields: Fields) -> Judged:
+    """A line of kind "quality".
+
+    Raises:
+        InputError: a field is missing or of another type.
+    """
+    critic = fields.part("critic")
+    return Judged(
+        on=_set_list(fields),
+        about=_about(fields),
+        shots=fields.whole("shots"),
+        critic=shown(critic.text("run")),
+        critic_weights=shown(critic.text("weights_sha256"), 64),
+        size=(fields.whole("episodes"), fields.whole("samples")),
+        chance=1 / max(1, fields.whole("ways")),
+        figures={name: _figure(fields.part(name)) for name in FIGURES},
+    )
+
+
+def _figure(fields: Fields) -> Figure:
+    mean, low, high = (fields.number(name) for name in ("mean", "low", "high"))
+    if mean is None:
+        fields.refuse("mean", "a number")
+    return Figure(mean, None if low is None or high is None else (low, high))
 
 
 def _part(fields: Fields) -> Part:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from fsgen.report.blocks import Block, Note, Picture, Section, Table
 from fsgen.report.names import shown
-from fsgen.report.results import Cell, Subject, Verdict, finite
+from fsgen.report.results import Cell, Judged, Subject, Verdict, finite
 from fsgen.report.wording import NONE, short, span
 from fsgen.run.log import Log
 
@@ -140,12 +140,12 @@ def sources_section(subjects: Sequence[Subject]) -> Section:
     )
 
 
-def scored(subject: Subject) -> list[Cell | Verdict]:
+def scored(subject: Subject) -> list[Cell | Verdict | Judged]:
     """Every line of a subject that counts."""
-    return [*subject.cells, *subject.verdicts]
+    return [*subject.cells, *subject.verdicts, *subject.judged]
 
 
-def _origin(line: Cell | Verdict) -> tuple[str, ...]:
+def _origin(line: Cell | Verdict | Judged) -> tuple[str, ...]:
     made_by = line.about["provenance"]
     git = made_by.get("git")
     commit = (
