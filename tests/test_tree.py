@@ -54,6 +54,7 @@ ROOMS: dict[str, set[str]] = {
     | BASE,
     "learners": {"classification", "episode", "nets", "inference", "registry", "errors"},
     "quality": {"classification", "data", "episode", "evaluation", "inference", "model", "errors"},
+    "pictures": {"classification", "data", "episode", "inference", "model", "quality", "sheets"} | BASE,
     "training": {"episode", "distributions", "inference", "objectives", "run", "config", "registry", "data", "model"}
     | {"evaluation", "monitor", "parallel"}
     | BASE,

@@ -18,6 +18,7 @@ COMMANDS = {
     "classify": "few-shot accuracy of a trained run, or of a baseline: each class known by a few images",
     "quality": "samples beside real images: recognized by a critic, as diverse as their class, copied or new",
     "sample": "draw images like a few given ones",
+    "pictures": "of a run, for its report: nearest training images, reconstructions, a map of set codes",
     "report": "tables, charts and intervals from the results of runs, as one page",
     "models": "list the models, or show the options of one",
     "data": "list the data sources, or check and show one",

@@ -18,7 +18,7 @@ from fsgen.report.page import pictures, to_html, to_markdown
 from fsgen.report.quality import qualities
 from fsgen.report.quality import section as quality
 from fsgen.report.results import Subject, read
-from fsgen.report.runs import evaluated, samples_section, sources_section, training, training_section
+from fsgen.report.runs import evaluated, pictures_section, samples_section, sources_section, training, training_section
 from fsgen.report.sections import HOW_TO_READ, classification, likelihood
 from fsgen.report.wording import NONE, counted, known, short
 
@@ -96,7 +96,8 @@ def _sections(
         numbers = colours.setdefault(finding["data"]["digest"], {})
         for row in finding[_kind(finding)]:
             numbers.setdefault(row["run"], len(numbers))
-    last = [training_section(subjects, trainings), samples_section(subjects), sources_section(subjects)]
+    last = [training_section(subjects, trainings), samples_section(subjects)]
+    last += [pictures_section(subjects), sources_section(subjects)]
     return [
         _overview(subjects, [*found, *tasks, *judged]),
         *(likelihood(number, finding, colours[finding["data"]["digest"]]) for number, finding in enumerate(found, 1)),

@@ -11,6 +11,8 @@ from typing import Any
 
 from PIL import Image
 
+from fsgen import storage
+from fsgen.errors import CheckpointError
 from fsgen.report.blocks import Block, Note, Picture, Section, Table
 from fsgen.report.names import shown
 from fsgen.report.results import Cell, Judged, Subject, Verdict, finite
@@ -18,6 +20,7 @@ from fsgen.report.wording import NONE, short, span
 from fsgen.run.log import Log
 
 SHEET, SESSIONS, PAGE = "samples.png", "sessions.jsonl", "README.md"
+CAPTIONS = "pictures/captions.yaml"
 _MOST_PIXELS, _MOST_BYTES = 16_000_000, 32 << 20
 
 
@@ -89,6 +92,34 @@ def samples_section(subjects: Sequence[Subject]) -> Section | None:
             caption = f"{subject.label}. {described(folder)}"
             blocks.append(Picture(f"sheet-{len(seen)}", png, f"samples of {subject.label}", caption))
     return Section("samples", "Samples", tuple(blocks)) if blocks else None
+
+
+def pictures_section(subjects: Sequence[Subject]) -> Section | None:
+    """What `fsgen pictures` left in the run folders, each once; a line where a model has not what a sheet shows."""
+    blocks: list[Block] = []
+    seen: set[Path] = set()
+    for subject in subjects:
+        folder = subject.source.folder
+        if folder is None or folder in seen or not (folder / CAPTIONS).is_file():
+            continue
+        seen.add(folder)
+        for kind, caption in _captions(folder / CAPTIONS).items():
+            png = picture((folder / CAPTIONS).with_name(f"{kind}.png"))
+            said = f"{subject.label}. {shown(caption, 600)}"
+            if png is None:
+                blocks.append(Note(said))
+            else:
+                blocks.append(Picture(f"{kind}-{len(seen)}", png, f"{kind} of {subject.label}", said))
+    return Section("pictures", "What the models do", tuple(blocks)) if blocks else None
+
+
+def _captions(path: Path) -> dict[str, str]:
+    """Captions by kind of sheet, of a file written by `fsgen pictures`; what is no such line is left out."""
+    try:
+        content = storage.config_from_bytes(path.read_bytes(), source=str(path))
+    except (OSError, CheckpointError):
+        return {}
+    return {kind: str(line) for kind, line in content.items() if re.fullmatch(r"[a-z]{1,30}", str(kind))}
 
 
 def picture(path: Path) -> bytes | None:
