@@ -19,7 +19,7 @@ from fsgen.pictures import nearest
 from fsgen.registry import build
 from fsgen.report.build import build as report
 
-GLYPHS = {"alphabets": 6, "characters": 5, "drawers": 8, "size": 4}
+GLYPHS = {"alphabets": 6, "characters": 5, "drawers": 8, "size": 8}
 DATA = ["--data", "glyphs", *[f"--data-options.{key}={value}" for key, value in GLYPHS.items()]]
 
 
@@ -49,8 +49,8 @@ def test_sheets_are_written_and_reported(tmp_path: Path, monkeypatch: pytest.Mon
     torch.manual_seed(0)
     runs = [tmp_path / name for name in ("beta-bernoulli", "vae", "gmn")]
     for run in runs:
-        build(run.name, event_shape=(1, 4, 4), **SMALL_MODELS[run.name]).save(run)
-    build("prototypical-network", event_shape=(1, 4, 4), channels=[8]).save(tmp_path / "critic")
+        build(run.name, event_shape=(1, 8, 8), **SMALL_MODELS[run.name]).save(run)
+    build("prototypical-network", event_shape=(1, 8, 8), channels=[8]).save(tmp_path / "critic")
     words = ["--shots", 2, "--samples", 3, "--sets", 2, "--critic", tmp_path / "critic", *DATA]
     said = {run.name: fsgen_("pictures", run, *words) for run in runs}
     assert {code for code, _, _ in said.values()} == {0}
@@ -62,7 +62,7 @@ def test_sheets_are_written_and_reported(tmp_path: Path, monkeypatch: pytest.Mon
     assert held["gmn"] == ["codes", "neighbours", "reconstructions"]
     for run in runs:
         sheet = np.asarray(Image.open(run / "pictures" / "neighbours.png"))
-        assert sheet.shape[0] == 2 * 3 * 10 + 2  # two classes of samples, their pixel neighbours and the critic's
+        assert sheet.shape[0] == 2 * 3 * 18 + 2  # two classes of samples, their pixel neighbours and the critic's
         scored(run, line(run=run.name))
     files = report(runs)
     assert {"neighbours-1.png", "neighbours-2.png", "reconstructions-2.png", "codes-3.png"} <= set(files)
