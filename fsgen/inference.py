@@ -269,6 +269,16 @@ def latents(program: Callable[[Episode], None], episode: Episode) -> dict[str, A
     return {name: site["fn"] for name, site in trace.nodes.items() if _is_site(name, site) and not site["is_observed"]}
 
 
+def reconstruct(model: Any, episode: Episode) -> Float[Tensor, "B Q *event"]:
+    """Mean of p(x | latents, support), with every latent at the mean that the guide gives it for those before it."""
+    episode = episode.sharing()
+    with torch.no_grad(), _AtTheMean():
+        guide = poutine.trace(model.guide).get_trace(episode)
+        trace = poutine.trace(poutine.replay(model.model, trace=guide)).get_trace(episode)
+    mean: Tensor = trace.nodes["x"]["fn"].mean
+    return mean
+
+
 def simulate(model: Any, episode: Episode, particles: int | None = None) -> dict[str, Tensor]:
     """Runs the scored program forwards: every latent and x ~ p(. | support); the query gives only its shape.
 

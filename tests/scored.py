@@ -64,6 +64,17 @@ def verdict(**changes: Any) -> dict[str, Any]:
     return {"kind": "classification", **whole, "ways": 5, "shots": 1, "classifier": by} | changes
 
 
+def judged(**changes: Any) -> dict[str, Any]:
+    """A line of kind "quality"."""
+    about = {name: line()[name] for name in ("run", "model", "weights_sha256", "data", "protocol", "seed")}
+    names = ("recognizability", "real_recognizability", "diversity", "novelty")
+    means = dict(zip(names, (0.5, 0.875, 1.25, 0.75), strict=True))
+    figures = {name: {"mean": m, "se": 0.01, "low": m - 0.02, "high": m + 0.02} for name, m in means.items()}
+    critic = {"run": "the-critic", "model": {"name": "prototypical-network"}, "weights_sha256": "f" * 64}
+    sizes = {"ways": 20, "shots": 1, "samples": 5, "episodes": 30, "chance": 0.05, "list_digest": "9" * 64}
+    return {"kind": "quality", **about, "critic": critic, **sizes, **figures, "per_episode": {}} | changes
+
+
 def scored(folder: Path, *lines: dict[str, Any]) -> Path:
     """A run folder that holds these results and no more."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from scored import line, scored, verdict
+from scored import judged, line, scored, verdict
 
 from fsgen.cli import main
 from fsgen.report.build import build, read_published
@@ -52,7 +52,8 @@ def rich(tmp_path: Path) -> list[Path]:
     """Runs that fill every kind of section."""
     bins = {"repeated": {"sets": 2, "nats": 70.04, "se": None}, "terms": {"z": 5.25, "x": 74.5}}
     published = {"protocol": "published", "list_digest": "2", "data": {"name": "omniglot28"}, **bins}
-    first = scored(tmp_path / "first", line(), line(2), line(2, particles=500), line(1, **published), verdict())
+    lines = line(), line(2), line(2, particles=500), line(1, **published), verdict(), judged(), judged(shots=5)
+    first = scored(tmp_path / "first", *lines)
     (first / "sessions.jsonl").write_text(
         json.dumps({"from": 0, "step": 300, "seconds": 90.0, "threads": 2, "reason": "finished"}) + "\n"
     )
@@ -132,7 +133,7 @@ def test_the_page_is_whole_and_asks_nothing_of_anyone(rich: list[Path]) -> None:
     assert inner <= set(ids)
     assert not {"script", "link", "iframe", "object", "base", "form"} & {tag for tag, _ in found.tags}
     assert not [name for _, attrs in found.tags for name in attrs if name.startswith("on")]
-    assert sum(tag == "svg" for tag, _ in found.tags) == 5
+    assert sum(tag == "svg" for tag, _ in found.tags) == 6
     assert ("html", {"lang": "en"}) in found.tags
     assert any(attrs.get("name") == "viewport" for _, attrs in found.tags)
 
@@ -144,6 +145,7 @@ def test_every_section_is_there(rich: list[Path]) -> None:
         "Gain over second, which ignores the support", "Difference to", "The bound with more particles",
         "targets that repeat an image", "Bits per dimension", "Terms by site", "Classification", "82.5 [79.0, 86.0]",
         "Reliability", "Cost of training", "first. Two test classes.", "second: samples.png cannot be read",
+        "Sample quality: glyphs", "50.0 [48.0, 52.0]", "1.25 [1.23, 1.27]", "Critic: the-critic, weights ffffffffffff",
         "Code, machine and command", "fsgen evaluate runs/first", "2026-01-02",
     ):  # fmt: skip
         assert words in text
@@ -170,11 +172,7 @@ def test_no_name_breaks_the_page(name: str, tmp_path: Path) -> None:
     by = {"name": name, "options": {}}
     runs = [
         scored(tmp_path / "a", record, {**record, "shots": 3}, {**record, "shots": 3, "particles": 7}),
-        scored(
-            tmp_path / "b",
-            {**record, "weights_sha256": name},
-            verdict(run=name, classifier=by),
-        ),
+        scored(tmp_path / "b", {**record, "weights_sha256": name}, verdict(run=name, classifier=by), judged(run=name)),
     ]
     files = build(runs, title=name or "t", command=[name])
     found = Page(files["report.html"].decode())
@@ -217,7 +215,8 @@ def test_the_command_writes_replaces_only_with_force_and_leaves_strangers_alone(
         (lambda p: p, "is no run: it holds no results.jsonl"),
         (lambda p: (p / "config.yaml").write_text("") or p, "has no results.jsonl yet. Make it: `fsgen evaluate"),
         (lambda p: scored(p), "holds no results. Make them: `fsgen evaluate"),
-        (lambda p: scored(p, line(), line(kind="speed")), "'kind' is 'speed'; likelihood, classification"),
+        (lambda p: scored(p, line(), line(kind="speed")), "line 2: 'kind' is 'speed'; likelihood, classif"),
+        (lambda p: scored(p, judged(diversity={})), "line 1, 'diversity': 'mean' is missing; a number is needed."),
         (lambda p: scored(p, line(), {"kind": "likelihood"}), "line 2: 'run' is missing; text is needed."),
         (lambda p: scored(p, line() | {"shots": "1\n2"}), r"line 1: 'shots' is '1\n2'; a whole number is needed."),
         (lambda p: scored(p, line() | {"data": "x"}), "line 1: 'data' is 'x'; a mapping is needed."),

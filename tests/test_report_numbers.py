@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.stats
-from scored import line, scored, verdict
+from scored import judged, line, scored, verdict
 
 from fsgen.errors import FsgenError, InputError
 from fsgen.report import charts
@@ -226,3 +226,23 @@ def test_any_line_is_reported_or_refused(tmp_path: Path, monkeypatch: pytest.Mon
                 refusals.append(str(error))
     assert min(done, len(refusals)) > 10
     assert not [said for said in refusals if "\n" in said]
+
+
+def test_samples_are_compared_by_one_critic_on_one_kind_of_episode(tmp_path: Path) -> None:
+    copy = {"mean": 0.01, "se": 0.0, "low": 0.0, "high": 0.02}
+    other = {"seed": 1, "list_digest": "1" * 64}
+    runs = [
+        scored(tmp_path / "a", judged(run="a"), judged(run="a", shots=5, list_digest="5" * 64)),
+        scored(tmp_path / "b", judged(run="b", recognizability=copy), judged(run="b", diversity=copy, **other)),
+    ]
+    found = content(*runs)["quality"]
+    assert [[(r["run"], r["shots"]) for r in finding["judged"]] for finding in found] == [
+        [("a", 1), ("b", 1), ("a", 5)],
+        [("b", 1)],
+    ]
+    assert found[0]["judged"][1]["recognizability"] == {"mean": 0.01, "interval": [0.0, 0.02]}
+    assert found[0]["critic"] == {"run": "the-critic", "weights_sha256": "f" * 64}
+    text = build(runs)["report.md"].decode()
+    assert text.count("hardly differ from each other") == 1
+    assert "b (1 shot): diversity below 0.1" in text
+    assert text.count("| images of the class |") == 3

@@ -55,6 +55,8 @@ ROOMS: dict[str, set[str]] = {
     | {"evaluation", "registry"}
     | BASE,
     "learners": {"classification", "episode", "nets", "inference", "registry", "errors"},
+    "quality": {"classification", "data", "episode", "evaluation", "inference", "model", "errors"},
+    "pictures": {"classification", "data", "episode", "inference", "model", "quality", "sheets"} | BASE,
     "training": {"episode", "distributions", "inference", "objectives", "run", "config", "registry", "data", "model"}
     | {"evaluation", "monitor", "parallel"}
     | BASE,

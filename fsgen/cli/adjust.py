@@ -58,7 +58,7 @@ def _checked(log: Log) -> tuple[list[Line], list[Line]]:
     Raises:
         InputError: a line of either kind that does not hold what it should; names it.
     """
-    from fsgen.report.results import COVARIATES, LIKELIHOOD, Fields, cell_of, covariates_of
+    from fsgen.report.lines import COVARIATES, LIKELIHOOD, Fields, cell_of, covariates_of
 
     rows: list[Line] = []
     held: list[Line] = []

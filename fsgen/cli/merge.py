@@ -35,7 +35,7 @@ def run(args: Namespace) -> int:
     lines = join(paths)
 
     from fsgen.evaluation import PerSet
-    from fsgen.report.results import Fields, covariates_of
+    from fsgen.report.lines import Fields, covariates_of
     from fsgen.run import provenance
 
     log, made_by = Log(out), provenance()

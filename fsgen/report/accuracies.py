@@ -8,8 +8,9 @@ from typing import Any
 from fsgen.report import charts
 from fsgen.report.blocks import Block, Chart, Note, Section, Table
 from fsgen.report.charts import Curve
+from fsgen.report.lines import Verdict
 from fsgen.report.names import shown
-from fsgen.report.results import Subject, Verdict
+from fsgen.report.results import Subject
 from fsgen.report.wording import NONE, known, percent, short, span
 
 PRINTED_ACCURACY = {"omniglot28": "omniglot_classification"}  # tables of published.json by data source

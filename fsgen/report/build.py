@@ -16,8 +16,10 @@ from fsgen.report.blocks import Note, Section, Table
 from fsgen.report.findings import PRINTED, likelihoods, reference_of
 from fsgen.report.names import shown
 from fsgen.report.page import pictures, to_html, to_markdown
+from fsgen.report.quality import qualities
+from fsgen.report.quality import section as quality
 from fsgen.report.results import Subject, read
-from fsgen.report.runs import evaluated, samples_section, sources_section, training, training_section
+from fsgen.report.runs import evaluated, pictures_section, samples_section, sources_section, training, training_section
 from fsgen.report.sections import HOW_TO_READ, likelihood
 from fsgen.report.wording import NONE, counted, known, short
 
@@ -47,13 +49,11 @@ def build(
     """
     subjects, published = read(paths), published or {}
     found = likelihoods(subjects, reference_of(subjects, against), published)
-    tasks = classifications(subjects, published)
+    tasks, judged = classifications(subjects, published), qualities(subjects)
     trainings = [training(subject) for subject in subjects]
-    sections = _sections(subjects, found, tasks, trainings)
-    summary = (
-        f"{counted(len(subjects), 'model', 'models')} on {counted(len(found) + len(tasks), 'list', 'lists')} of sets. "
-        + HOW_TO_READ
-    )
+    sections = _sections(subjects, found, tasks, judged, trainings)
+    models, lists = counted(len(subjects), "model", "models"), counted(len(found + tasks + judged), "list", "lists")
+    summary = f"{models} on {lists} of sets. {HOW_TO_READ}"
     drawn = pictures(sections)
     content = {
         "format": FORMAT,
@@ -63,6 +63,7 @@ def build(
         "runs": [{**_subject(subject), "training": cost} for subject, cost in zip(subjects, trainings, strict=True)],
         "likelihood": found,
         "classification": tasks,
+        "quality": judged,
     }
     return {
         **drawn,
@@ -88,37 +89,54 @@ def _sections(
     subjects: Sequence[Subject],
     found: Sequence[Mapping[str, Any]],
     tasks: Sequence[Mapping[str, Any]],
+    judged: Sequence[Mapping[str, Any]],
     trainings: Sequence[Mapping[str, Any] | None],
 ) -> list[Section]:
     colours: dict[str, dict[str, int]] = {}  # by data and run: a run has one colour in all charts of its data
-    for finding in [*found, *tasks]:
+    for finding in [*found, *tasks, *judged]:
         numbers = colours.setdefault(finding["data"]["digest"], {})
-        for row in finding.get("scores") or finding["verdicts"]:
+        for row in finding[_kind(finding)]:
             numbers.setdefault(row["run"], len(numbers))
-    last = [training_section(subjects, trainings), samples_section(subjects), sources_section(subjects)]
+    last = [training_section(subjects, trainings), samples_section(subjects)]
+    last += [pictures_section(subjects), sources_section(subjects)]
     return [
-        _overview(subjects, [*found, *tasks]),
+        _overview(subjects, [*found, *tasks, *judged]),
         *(likelihood(number, finding, colours[finding["data"]["digest"]]) for number, finding in enumerate(found, 1)),
         *(
             classification(number, group, colours[group[0]["data"]["digest"]])
             for number, group in enumerate(together(tasks), 1)
         ),
+        *(quality(number, finding, colours[finding["data"]["digest"]]) for number, finding in enumerate(judged, 1)),
         *(section for section in last if section),
     ]
+
+
+_KINDS = {"scores": "likelihood", "verdicts": "classification", "judged": "sample quality"}
+
+
+def _kind(finding: Mapping[str, Any]) -> str:
+    """The key under which a finding holds its rows."""
+    return next(key for key in _KINDS if key in finding)
+
+
+def _what(finding: Mapping[str, Any]) -> str:
+    """What is measured on a list."""
+    name = _KINDS[_kind(finding)]
+    return f"{name}, {finding['shots']}-shot, {finding['task']} classes" if "task" in finding else name
 
 
 def _overview(subjects: Sequence[Subject], found: Sequence[Mapping[str, Any]]) -> Section:
     """What was evaluated: one row a list."""
     rows = []
     for finding in found:
-        data, scores = finding["data"], finding.get("scores") or finding["verdicts"]
+        data, scores = finding["data"], finding[_kind(finding)]
         particles = ["exact"] * any(score.get("exact") for score in scores)
         particles += map(str, sorted({score["particles"] for score in scores if not score.get("exact", True)}))
         rows.append(
             (
                 f"{shown(data['name'])}, {shown(data['split'])}",
                 shown(finding["protocol"]),
-                "likelihood" if "scores" in finding else f"{finding['shots']}-shot classes, {finding['task']}",
+                _what(finding),
                 evaluated(subjects, finding),
                 short(data["digest"]),
                 short(finding["list_digest"]),

@@ -18,6 +18,7 @@ from fsgen.report.names import shown
 # Okabe & Ito (2008), without its yellow, which is faint on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+REFERENCE = "#6b6b6b"
 PRINTED = "printed"
 STYLES = {"strict": "-", "published": "-.", PRINTED: "--"}
 _SETTINGS: dict[Any, Any] = {
@@ -38,15 +39,26 @@ _WIDTH, _HEIGHT, _LINE = 5.4, 3.3, 0.19  # inches: about a phone's width at full
 
 @dataclass(frozen=True)
 class Curve:
-    """One line of a chart; ``colour`` numbers its subject, or its row among the printed ones."""
+    """One line of a chart; ``colour`` numbers its subject, or its row among the printed ones; see :class:`Spot`."""
 
     label: str
-    colour: int
+    colour: int | None
     style: str
     x: Sequence[float]
     y: Sequence[float]
     low: Sequence[float] | None = None
     high: Sequence[float] | None = None
+
+
+@dataclass(frozen=True)
+class Spot:
+    """One point of a scatter chart; ``colour`` numbers its subject, None for what subjects are measured by."""
+
+    label: str
+    colour: int | None
+    text: str
+    x: tuple[float, float, float]  # low end, value and high end, as y
+    y: tuple[float, float, float]
 
 
 def by_shots(curves: Sequence[Curve], label: str, zero: bool = False) -> str:
@@ -92,6 +104,31 @@ def reliability(curves: Sequence[Curve]) -> str:
     return _drawn(curves, "accuracy", axes, np.asarray)
 
 
+def scatter(spots: Sequence[Spot], across: str, up: str, floor: float) -> str:
+    """Points with their intervals, numbered by their text; ``floor`` is a dotted level."""
+
+    def axes(ax: Any) -> None:
+        ax.axhline(floor, color="#555555", linewidth=0.8, linestyle=":")
+        for spot in spots:
+            (left, x, right), (low, y, high) = spot.x, spot.y
+            colour = _look(spot.colour)["color"]
+            sides: Any = {"xerr": [[x - left], [right - x]], "yerr": [[y - low], [high - y]]}
+            ax.errorbar(x, y, **sides, fmt="none", ecolor=colour, elinewidth=0.9)
+            ax.annotate(spot.text, (x, y), (4, 4), textcoords="offset points", fontsize=8, color=colour)
+        ax.set_xlim(left=0)
+        ax.set_ylim(0, 1.03)
+        ax.set_xlabel(across)
+
+    lines: dict[str, list[Spot]] = {}
+    for spot in spots:
+        lines.setdefault(spot.label, []).append(spot)
+    curves = [
+        Curve(label, held[0].colour, "strict", [spot.x[1] for spot in held], [spot.y[1] for spot in held])
+        for label, held in lines.items()
+    ]
+    return _drawn(curves, up, axes, np.asarray)
+
+
 def _drawn(curves: Sequence[Curve], label: str, axes: Any, place: Any) -> str:
     columns = 1 if max((len(curve.label) for curve in curves), default=0) > 26 else 2
     rows = -(-len(curves) // columns)
@@ -110,15 +147,24 @@ def _drawn(curves: Sequence[Curve], label: str, axes: Any, place: Any) -> str:
 
 
 def _line(ax: Any, curve: Curve, place: Any) -> Any:
-    x, number = place(np.asarray(curve.x, float)), curve.colour
-    colour, marker = COLOURS[number % len(COLOURS)], MARKERS[(number + number // len(COLOURS)) % len(MARKERS)]
-    look: dict[str, Any] = {"color": colour, "marker": marker, "linestyle": STYLES.get(curve.style, ":")}
+    x = place(np.asarray(curve.x, float))
+    look = _look(curve.colour) | {"linestyle": STYLES.get(curve.style, ":")}
     if curve.style == PRINTED:
-        look |= {"color": "#6b6b6b", "linewidth": 1.0, "markerfacecolor": "white"}
+        look |= {"color": REFERENCE, "linewidth": 1.0, "markerfacecolor": "white"}
     (line,) = ax.plot(x, curve.y, **look)
     if curve.low is not None and curve.high is not None:
-        ax.fill_between(x, curve.low, curve.high, color=colour, alpha=0.15, linewidth=0)
+        ax.fill_between(x, curve.low, curve.high, color=look["color"], alpha=0.15, linewidth=0)
     return line
+
+
+def _look(number: int | None) -> dict[str, Any]:
+    """Colour and marker of a subject; grey stars for what subjects are measured by."""
+    if number is None:
+        return {"color": REFERENCE, "marker": "*"}
+    return {
+        "color": COLOURS[number % len(COLOURS)],
+        "marker": MARKERS[(number + number // len(COLOURS)) % len(MARKERS)],
+    }
 
 
 def _trimmed(svg: str) -> str:

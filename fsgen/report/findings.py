@@ -10,8 +10,9 @@ import numpy as np
 
 from fsgen.errors import InputError
 from fsgen.report.estimates import Estimate, estimates
+from fsgen.report.lines import Bound, Cell, Part, SetList
 from fsgen.report.names import shown
-from fsgen.report.results import Bound, Cell, Part, SetList, Subject
+from fsgen.report.results import Subject
 
 # Models whose score does not depend on the support: what the others gain over them is what the support is worth.
 UNCONDITIONAL = ("vae", "pixelcnn")

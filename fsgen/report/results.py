@@ -1,25 +1,36 @@
-"""Results files, checked line by line: who was scored, on which list of sets, with which numbers."""
+"""Results files: who was scored, on which lists of sets, with which numbers."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn
 
-import numpy as np
-
-from fsgen.errors import DataError, InputError
-from fsgen.report.adjustment import Adjusted, Covariates, adjusted
+from fsgen.errors import DataError
+from fsgen.report.adjustment import Covariates
+from fsgen.report.lines import (
+    CLASSIFICATION,
+    COVARIATES,
+    LIKELIHOOD,
+    QUALITY,
+    Cell,
+    Fields,
+    Judged,
+    SetList,
+    Verdict,
+    cell_of,
+    covariates_of,
+    judged_of,
+    run_of,
+    verdict_of,
+)
 from fsgen.report.names import shown, told_apart
 from fsgen.run.log import Log
 from fsgen.run.provenance import shortened
 
 RESULTS = "results.jsonl"
-LIKELIHOOD, CLASSIFICATION, COVARIATES = "likelihood", "classification", "covariates"
 
 
 @dataclass(frozen=True)
@@ -37,75 +48,6 @@ class Source:
 
 
 @dataclass(frozen=True)
-class SetList:
-    """A list of sets: what must agree before two numbers stand in one table."""
-
-    data: str
-    split: str
-    protocol: str
-    ways: int
-    digest: str
-
-
-@dataclass(frozen=True)
-class Part:
-    """NLL over some of the sets."""
-
-    sets: int
-    nats: float | None
-    se: float | None
-
-
-@dataclass(frozen=True)
-class Bound:
-    """NLL with fewer particles, over the sets of a cell, and how far above that of all of them."""
-
-    particles: int
-    nats: float
-    se: float | None
-    above: float | None
-    above_se: float | None
-
-
-@dataclass(frozen=True)
-class Cell:
-    """The NLL of one subject on one list at one shot count; the fields are those of ``evaluation.Score``."""
-
-    on: SetList
-    about: Mapping[str, Any] = field(repr=False)  # data, length, seed, provenance as recorded
-    shots: int
-    particles: int
-    exact: bool
-    whole: Part
-    adjusted: Adjusted | None
-    repeated: Part | None
-    unrepeated: Part | None
-    bits: float | None
-    ess: float | None
-    ess_min: float | None
-    values: np.ndarray | None = field(repr=False)
-    terms: Mapping[str, float]
-    bounds: tuple[Bound, ...]
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """The accuracy of one subject on one list of episodes; what its line does not hold is None or empty."""
-
-    on: SetList
-    about: Mapping[str, Any] = field(repr=False)
-    shots: int
-    task: str
-    method: str
-    accuracy: float | None
-    se: float | None
-    interval: tuple[float, float] | None
-    ece: float | None
-    episodes: int | None
-    bins: Sequence[tuple[float, float, float]]  # confidence, accuracy, queries
-
-
-@dataclass(frozen=True)
 class Subject:
     """What was scored: a run with its weights, told apart from all others by ``label``."""
 
@@ -116,69 +58,7 @@ class Subject:
     source: Source
     cells: tuple[Cell, ...]
     verdicts: tuple[Verdict, ...]
-
-
-@dataclass(frozen=True)
-class Fields:
-    """One line of a results file; what it holds is checked when it is asked for."""
-
-    record: Mapping[str, Any]
-    where: str
-
-    def refuse(self, name: str, wanted: str) -> NoReturn:
-        """Raises the error that says what stands where ``wanted`` should."""
-        held = f"is {shown(ascii(self.record[name]), 40)}" if name in self.record else "is missing"
-        raise InputError(f"{self.where}: '{name}' {held}; {wanted} is needed. Evaluate again, or remove that line.")
-
-    def text(self, name: str) -> str:
-        value = self.record.get(name)
-        return value if isinstance(value, str) else self.refuse(name, "text")
-
-    def whole(self, name: str) -> int:
-        value = self.record.get(name)
-        good = type(value) is int and 0 <= value < 2**53
-        return int(value) if good and value is not None else self.refuse(name, "a whole number")
-
-    def count(self, name: str) -> int | None:
-        """A whole number; None where it is missing or null."""
-        return None if self.record.get(name) is None else self.whole(name)
-
-    def number(self, name: str) -> float | None:
-        """A number; None where it is missing, null (which is how infinity and NaN are written) or not finite."""
-        value = self.record.get(name)
-        if value is None:
-            return None
-        if not isinstance(value, int | float) or isinstance(value, bool):
-            self.refuse(name, "a number")
-        return finite(value)
-
-    def share(self, name: str) -> float | None:
-        value = self.number(name)
-        return value if value is None or 0 <= value <= 1 else self.refuse(name, "a share from 0 to 1")
-
-    def part(self, name: str) -> Fields:
-        value = self.record.get(name)
-        if not isinstance(value, Mapping):
-            self.refuse(name, "a mapping")
-        return Fields(value, f"{self.where}, '{name}'")
-
-    def numbers(self, name: str) -> np.ndarray | None:
-        """A list of finite numbers; None where it is missing or holds a null."""
-        value = self.record.get(name)
-        if value is None:
-            return None
-        if not isinstance(value, list) or not all(type(v) in (int, float, type(None)) for v in value):
-            self.refuse(name, "a list of numbers")
-        found = [None if v is None else finite(v) for v in value]
-        return None if None in found else np.array(found, np.float64)
-
-
-def finite(value: int | float) -> float | None:
-    """The number as a float; None for NaN and what is too large."""
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:
-        return None
+    judged: tuple[Judged, ...] = ()
 
 
 def read(paths: Sequence[str | Path]) -> list[Subject]:
@@ -198,10 +78,10 @@ def read(paths: Sequence[str | Path]) -> list[Subject]:
             if record.get("kind", LIKELIHOOD) == COVARIATES:
                 covariates.update([covariates_of(fields)])
                 continue
-            if record.get("kind", LIKELIHOOD) not in (LIKELIHOOD, CLASSIFICATION):
-                fields.refuse("kind", f"{LIKELIHOOD}, {CLASSIFICATION} or {COVARIATES}")
+            if record.get("kind", LIKELIHOOD) not in (LIKELIHOOD, CLASSIFICATION, QUALITY):
+                fields.refuse("kind", f"{LIKELIHOOD}, {CLASSIFICATION}, {COVARIATES} or {QUALITY}")
             weights = record.get("weights_sha256") or json.dumps(record.get("model"), sort_keys=True)
-            found.setdefault((str(source.file), _run(fields), str(weights)), []).append((source, fields))
+            found.setdefault((str(source.file), run_of(fields), str(weights)), []).append((source, fields))
     subjects = [_subject(lines, covariates) for lines in found.values()]
     labels = told_apart(subjects, [lambda s: s.run, lambda s: (s.weights or "")[:8], lambda s: s.source.place])
     return [replace(subject, label=label) for subject, label in zip(subjects, labels, strict=True)]
@@ -209,12 +89,15 @@ def read(paths: Sequence[str | Path]) -> list[Subject]:
 
 def _subject(lines: Sequence[tuple[Source, Fields]], covariates: Mapping[SetList, Covariates]) -> Subject:
     """The lines of one run and its weights, still without a label; the last one of each cell counts."""
-    cells, verdicts = {}, {}
+    cells, verdicts, judged = {}, {}, {}
     for _, fields in lines:
         recipe = fields.part("model").record if fields.record.get("model") is not None else {}
         if fields.record.get("kind", LIKELIHOOD) == LIKELIHOOD:
             cell = cell_of(fields, covariates)
             cells[cell.on, cell.shots, cell.particles] = cell
+        elif fields.record["kind"] == QUALITY:
+            found = judged_of(fields)
+            judged[found.on, found.shots, found.critic_weights] = found
         else:
             verdict = verdict_of(fields)
             verdicts[verdict.on, verdict.shots, verdict.task, verdict.method] = verdict
@@ -222,12 +105,13 @@ def _subject(lines: Sequence[tuple[Source, Fields]], covariates: Mapping[SetList
     weights = last.record.get("weights_sha256")
     return Subject(
         label="",
-        run=_run(last),
+        run=run_of(last),
         model=shown(recipe.get("name", "")),
         weights=shown(weights) if weights else None,
         source=source,
         cells=tuple(cells.values()),
         verdicts=tuple(verdicts.values()),
+        judged=tuple(judged.values()),
     )
 
 
@@ -246,138 +130,3 @@ def source_of(path: Path) -> Source:
     if not Log(file).records():
         raise DataError(f"{file} holds no results. Make them: `fsgen evaluate {path}`.")
     return Source(file, path if path.is_dir() else None, hashlib.sha256(file.read_bytes()).hexdigest())
-
-
-def covariates_of(fields: Fields) -> tuple[SetList, Covariates]:
-    """A line of kind "covariates": the list of sets that it describes, and the numbers.
-
-    Raises:
-        InputError: a field is missing or of another type, or the covariates are not of as many sets as it says.
-    """
-    held, sets = fields.part("covariates"), fields.whole("sets")
-    for name in held.record:
-        part = held.part(name)
-        if part.number("mean") is None:
-            part.refuse("mean", "a number")
-        values = part.numbers("per_set")
-        if values is None or len(values) != sets:
-            part.refuse("per_set", f"a list of {sets} numbers, one a set,")
-    return _set_list(fields), Covariates.of(held.record)
-
-
-def cell_of(fields: Fields, covariates: Mapping[SetList, Covariates]) -> Cell:
-    """A line of kind "likelihood"; ``covariates``, where its list has any, adjust its mean.
-
-    Raises:
-        InputError: a field is missing or of another type, or the line contradicts itself.
-    """
-    record, values = fields.record, fields.numbers("per_set")
-    whole = _part(fields)
-    if values is not None and len(values) != whole.sets:
-        fields.refuse("per_set", f"a list of {whole.sets} numbers, one a set,")
-    mean = values.mean() if values is not None and len(values) else None
-    if mean is not None and whole.nats is not None and abs(mean - whole.nats) > 0.01 + 1e-4 * abs(whole.nats):
-        fields.refuse("nats", f"{mean:.4f}, the mean of 'per_set',")
-    terms = fields.part("terms") if record.get("terms") is not None else Fields({}, fields.where)
-    on = _set_list(fields)
-    return Cell(
-        on=on,
-        about=_about(fields),
-        shots=fields.whole("shots"),
-        particles=fields.whole("particles"),
-        exact=record.get("exact") is True,
-        whole=whole,
-        adjusted=adjusted(values, covariates[on]) if values is not None and on in covariates else None,
-        repeated=_part(fields.part("repeated")) if record.get("repeated") is not None else None,
-        unrepeated=_part(fields.part("unrepeated")) if record.get("unrepeated") is not None else None,
-        bits=fields.number("bits_per_dim"),
-        ess=fields.share("ess"),
-        ess_min=fields.share("ess_min"),
-        values=values,
-        bounds=_bounds(fields),
-        terms={str(site): nats for site in terms.record if (nats := terms.number(site)) is not None},
-    )
-
-
-def verdict_of(fields: Fields) -> Verdict:
-    """A line of kind "classification": needs data, protocol, ways, shots and list_digest, and may lack the rest.
-
-    Raises:
-        InputError: a field is of another type, or one of these is missing.
-    """
-    bins = fields.record.get("bins") or []
-    if not isinstance(bins, list) or not all(isinstance(row, Mapping) for row in bins):
-        fields.refuse("bins", "a list of mappings with confidence, accuracy and queries")
-    rows = [Fields(row, f"{fields.where}, 'bins'") for row in bins]
-    found = [(row.share("confidence"), row.share("accuracy"), row.number("queries")) for row in rows]
-    low, high = fields.share("low"), fields.share("high")
-    return Verdict(
-        on=_set_list(fields),
-        about=_about(fields),
-        shots=fields.whole("shots"),
-        task=shown(fields.record.get("task") or "random"),
-        method=_method(fields),
-        accuracy=fields.share("accuracy"),
-        se=fields.number("se"),
-        interval=None if low is None or high is None else (low, high),
-        ece=fields.share("ece"),
-        episodes=fields.count("episodes"),
-        bins=[(c, a, n or 0.0) for c, a, n in found if c is not None and a is not None],
-    )
-
-
-def _method(fields: Fields) -> str:
-    """How classes were told apart."""
-    known = fields.part("classifier").record if fields.record.get("classifier") is not None else {}
-    return shown(known.get("name") or "likelihood")
-
-
-def _run(fields: Fields) -> str:
-    """The run's name; of a classifier that reads no model, its own."""
-    of_pixels = fields.record.get("kind") == CLASSIFICATION and fields.record.get("run") is None
-    return _method(fields) if of_pixels else fields.text("run")
-
-
-def _bounds(fields: Fields) -> tuple[Bound, ...]:
-    rows = fields.record.get("bounds") or []
-    if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):
-        fields.refuse("bounds", "a list of mappings with particles, nats and se")
-    held = [Fields(row, f"{fields.where}, 'bounds'") for row in rows]
-    return tuple(
-        Bound(particles, nats, *(row.number(name) for name in ("se", "above", "above_se")))
-        for row in held
-        if (particles := row.whole("particles")) and (nats := row.number("nats")) is not None
-    )
-
-
-def _part(fields: Fields) -> Part:
-    return Part(fields.whole("sets"), fields.number("nats"), fields.number("se"))
-
-
-def _set_list(fields: Fields) -> SetList:
-    data = fields.part("data")
-    return SetList(
-        data.text("digest"),
-        data.text("split"),
-        fields.text("protocol"),
-        fields.whole("ways"),
-        fields.text("list_digest"),
-    )
-
-
-def _about(fields: Fields) -> dict[str, Any]:
-    data, made_by = fields.part("data"), fields.record.get("provenance")
-    options = data.part("options").record if data.record.get("options") is not None else {}
-    return {
-        "data": {"name": data.text("name"), "options": {k: _plain(v) for k, v in options.items()}},
-        "length": fields.count("length"),
-        "seed": fields.count("seed"),
-        "provenance": made_by if isinstance(made_by, Mapping) else {},
-    }
-
-
-def _plain(value: Any) -> Any:
-    """An option as JSON that every reader takes."""
-    if isinstance(value, float):
-        return finite(value)
-    return value if value is None or isinstance(value, str | int) else shown(value)

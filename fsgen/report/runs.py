@@ -11,13 +11,17 @@ from typing import Any
 
 from PIL import Image
 
+from fsgen import storage
+from fsgen.errors import CheckpointError
 from fsgen.report.blocks import Block, Note, Picture, Section, Table
+from fsgen.report.lines import Cell, Judged, Verdict, finite
 from fsgen.report.names import shown
-from fsgen.report.results import Cell, Subject, Verdict, finite
+from fsgen.report.results import Subject
 from fsgen.report.wording import NONE, short, span
 from fsgen.run.log import Log
 
 SHEET, SESSIONS, PAGE = "samples.png", "sessions.jsonl", "README.md"
+CAPTIONS = "pictures/captions.yaml"
 _MOST_PIXELS, _MOST_BYTES = 16_000_000, 32 << 20
 
 
@@ -91,6 +95,34 @@ def samples_section(subjects: Sequence[Subject]) -> Section | None:
     return Section("samples", "Samples", tuple(blocks)) if blocks else None
 
 
+def pictures_section(subjects: Sequence[Subject]) -> Section | None:
+    """What `fsgen pictures` left in the run folders, each once; a line where a model has not what a sheet shows."""
+    blocks: list[Block] = []
+    seen: set[Path] = set()
+    for subject in subjects:
+        folder = subject.source.folder
+        if folder is None or folder in seen or not (folder / CAPTIONS).is_file():
+            continue
+        seen.add(folder)
+        for kind, caption in _captions(folder / CAPTIONS).items():
+            png = picture((folder / CAPTIONS).with_name(f"{kind}.png"))
+            said = f"{subject.label}. {shown(caption, 600)}"
+            if png is None:
+                blocks.append(Note(said))
+            else:
+                blocks.append(Picture(f"{kind}-{len(seen)}", png, f"{kind} of {subject.label}", said))
+    return Section("pictures", "What the models do", tuple(blocks)) if blocks else None
+
+
+def _captions(path: Path) -> dict[str, str]:
+    """Captions by kind of sheet, of a file written by `fsgen pictures`; what is no such line is left out."""
+    try:
+        content = storage.config_from_bytes(path.read_bytes(), source=str(path))
+    except (OSError, CheckpointError):
+        return {}
+    return {kind: str(line) for kind, line in content.items() if re.fullmatch(r"[a-z]{1,30}", str(kind))}
+
+
 def picture(path: Path) -> bytes | None:
     """A PNG file as a small PNG of its pixels alone; None where it is none, or too large to show."""
     try:
@@ -140,12 +172,12 @@ def sources_section(subjects: Sequence[Subject]) -> Section:
     )
 
 
-def scored(subject: Subject) -> list[Cell | Verdict]:
+def scored(subject: Subject) -> list[Cell | Verdict | Judged]:
     """Every line of a subject that counts."""
-    return [*subject.cells, *subject.verdicts]
+    return [*subject.cells, *subject.verdicts, *subject.judged]
 
 
-def _origin(line: Cell | Verdict) -> tuple[str, ...]:
+def _origin(line: Cell | Verdict | Judged) -> tuple[str, ...]:
     made_by = line.about["provenance"]
     git = made_by.get("git")
     commit = (

@@ -10,18 +10,20 @@ from typing import Any
 
 from fsgen.registry import Registry
 
+_BY = {"likelihood": "particles", "classification": "classifier", "quality": "critic"}
+
 
 def read_results(path: str | Path, kind: str = "likelihood") -> list[dict[str, Any]]:
     """The records of one kind in a results file; the last one of each table cell counts.
 
     A cell is a run on one list of sets at one shot count with one number of particles; where classes were told apart,
-    by one classifier with one set of options.
+    by one classifier with one set of options; where samples were judged, by one critic.
     """
     cells: dict[tuple[Any, ...], dict[str, Any]] = {}
     for line in Path(path).read_text(encoding="utf-8").splitlines():
         record = json.loads(line)
         if record.get("kind", "likelihood") == kind:
-            by = record["particles"] if kind == "likelihood" else json.dumps(record["classifier"], sort_keys=True)
+            by = json.dumps(record[_BY[kind]], sort_keys=True)
             cells[record["run"], record["list_digest"], record["shots"], by] = record
     return list(cells.values())
 
@@ -45,6 +47,18 @@ def classification_table(records: Iterable[Mapping[str, Any]], published: Mappin
         if any(cell is not None for cell in cells):
             shown = ["" if cell is None else str(cell) for cell in cells]
             lines.append(_row([f"*{r['model']} (printed)*", r["method"], "Omniglot, random", *shown]))
+    return "\n".join(lines)
+
+
+def quality_table(records: Iterable[Mapping[str, Any]]) -> str:
+    """Samples as a critic sees them, ± half the 95 % interval: one row a run and task, then those of the images."""
+    listed = list(records)
+    lines = [_row(["model", "task", "recognized, %", "diversity", "novelty"]), _rule(2, 3)]
+    for r in listed:
+        cells = [_half(r["recognizability"], 100, 1), _half(r["diversity"], 1, 2), _half(r["novelty"], 1, 2)]
+        lines.append(_row([r["run"], f"{r['ways']}-way {r['shots']}-shot", *cells]))
+    for task, r in {f"{r['ways']}-way {r['shots']}-shot": r for r in listed}.items():
+        lines.append(_row(["*the images*", task, _half(r["real_recognizability"], 100, 1), "1", "1"]))
     return "\n".join(lines)
 
 
@@ -203,6 +217,11 @@ def _cell(part: Mapping[str, Any] | None, digits: int = 1) -> str:
     if part is None or part["nats"] is None:
         return ""
     return f"{part['nats']:.{digits}f}" + ("" if part["se"] is None else f" ± {part['se']:.{digits}f}")
+
+
+def _half(figure: Mapping[str, float], scale: float, digits: int) -> str:
+    half = (figure["high"] - figure["low"]) / 2
+    return f"{scale * figure['mean']:.{digits}f} ± {scale * half:.{digits}f}"
 
 
 def _in_bits(record: Mapping[str, Any]) -> dict[str, Any]:
