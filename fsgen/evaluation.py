@@ -15,7 +15,8 @@ from fsgen.data.sampler import Draw, EpisodeSampler
 from fsgen.episode import Episode
 from fsgen.errors import InputError
 from fsgen.evaluation_shards import WHOLE, Shard
-from fsgen.inference import Discriminative, couples_queries, latent_sites, log_labels, log_weights, of_own_class
+from fsgen.inference import Discriminative, couples_queries, latent_sites, log_weights, of_own_class
+from fsgen.inference_labels import log_labels
 from fsgen.model import FewShotModel, Trainable
 from fsgen.objectives import ess, iwae, iwae_of_groups
 

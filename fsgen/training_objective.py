@@ -11,7 +11,8 @@ from fsgen.config import TrainConfig
 from fsgen.data.sampler import EpisodeSampler
 from fsgen.episode import Episode
 from fsgen.evaluation import sequential_nats, support_query_nats
-from fsgen.inference import Discriminative, log_labels, of_own_class, terms
+from fsgen.inference import Discriminative, of_own_class, terms
+from fsgen.inference_labels import log_labels
 from fsgen.model import Trainable
 
 

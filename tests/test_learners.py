@@ -19,7 +19,8 @@ import fsgen
 from fsgen.classification import Decision, LikelihoodClassifier
 from fsgen.data.sampler import EpisodeSampler
 from fsgen.episode import Episode
-from fsgen.inference import Discriminative, log_labels, log_weights, of_own_class, terms
+from fsgen.inference import Discriminative, log_weights, of_own_class, terms
+from fsgen.inference_labels import log_labels
 from fsgen.objectives import combine
 from fsgen.registry import LEARNERS, MODELS, build
 from fsgen.training_objective import objective_terms

@@ -272,7 +272,7 @@ def example(name: str, folder: Path) -> dict[str, Any]:
 
 
 def test_the_worked_model_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(MODELS, "members", dict(MODELS.members))
+    monkeypatch.setattr(MODELS, "members", dict(MODELS.discover()))
     model = example("toy-set-vae", tmp_path)["ToySetVAE"].tiny((1, 2, 2))
     weights = log_weights(model, Episode.sequential(torch.ones(3, 4, 1, 2, 2)), particles=5)
     assert weights.shape == (5, 3, 4)
@@ -282,7 +282,7 @@ def test_the_worked_model_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_worked_source_has_disjoint_repeatable_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(SOURCES, "members", dict(SOURCES.members))
+    monkeypatch.setattr(SOURCES, "members", dict(SOURCES.discover()))
     example("toy-stripes", tmp_path)
     splits = [load_images("toy-stripes", split, tmp_path) for split in SPLITS]
     assert len({name for images in splits for name in images.class_names}) == 36
@@ -301,14 +301,14 @@ def test_the_worked_set_encoder_masks_by_deletion(tmp_path: Path) -> None:
 
 
 def test_the_worked_classifier_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(CLASSIFIERS, "members", dict(CLASSIFIERS.members))
+    monkeypatch.setattr(CLASSIFIERS, "members", dict(CLASSIFIERS.discover()))
     nearest = example("toy-nearest-mean", tmp_path)["NearestMean"]()
     images = torch.eye(4).reshape(4, 1, 2, 2)
     assert nearest.fit(images, list("abca")).predict(images).tolist() == list("abca")
 
 
 def test_the_worked_learner_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(LEARNERS, "members", dict(LEARNERS.members))
+    monkeypatch.setattr(LEARNERS, "members", dict(LEARNERS.discover()))
     learner = example("toy-relation", tmp_path)["ToyRelation"].tiny((1, 4, 4))
     images = torch.eye(4).repeat_interleave(4, 1).reshape(4, 1, 4, 4)
     assert learner.fit(images, list("abca")).predict_proba(images).shape == (4, 3)
