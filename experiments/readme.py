@@ -269,6 +269,23 @@ def classified() -> str:
     return f"{accuracy_note(records)}\n\n{classification_table(records, printed)}"
 
 
+def mixed() -> str:
+    """Both ends of the mixed objective on validation classes, a row a weight of the label."""
+    file = ROOT / "experiments" / "classification" / "mixed.jsonl"
+    told = {r["run"]: r for r in read_results(file, "classification")}
+    nats: dict[str, dict[int, Any]] = {}
+    for r in read_results(file):
+        nats.setdefault(r["run"], {})[r["shots"]] = r
+    shots = sorted({t for cells in nats.values() for t in cells})
+    heads = ["weight of the label", "5-way 1-shot, %", "its log loss", *(f"NLL, {t} shots" for t in shots)]
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---:|" * len(heads)]
+    for run, r in told.items():
+        accuracy = f"{100 * r['accuracy']:.1f} ± {50 * (r['high'] - r['low']):.1f}"
+        scores = (f"{nats[run][t]['nats']:.1f} ± {nats[run][t]['se']:.1f}" for t in shots)
+        lines.append("| " + " | ".join([run.split("-")[-1], accuracy, f"{r['log_loss']:.3f}", *scores]) + " |")
+    return "\n".join(lines)
+
+
 def planned(folder: Path) -> str:
     """The likelihood table of an experiment's plan, printed rows below."""
     plan = config_from_bytes((folder / "plan.yaml").read_bytes(), source=str(folder / "plan.yaml"))
@@ -331,7 +348,8 @@ def pages() -> dict[Path, str]:
     scaling = scaling_table(json.loads((ROOT / "benchmarks/results/all_reduce.json").read_text(encoding="utf-8")))
     made[page] = between(page.read_text(encoding="utf-8"), "all_reduce", scaling)
     page = ROOT / "experiments" / "classification" / "README.md"
-    made[page] = between(page.read_text(encoding="utf-8"), "accuracy", classified())
+    body = between(page.read_text(encoding="utf-8"), "accuracy", classified())
+    made[page] = between(body, "mixed", mixed())
     for name in ("omniglot-likelihood", "mnist-transfer", "protocol-leak"):
         page = ROOT / "experiments" / name / "README.md"
         made[page] = between(page.read_text(encoding="utf-8"), "likelihood", planned(page.parent))
