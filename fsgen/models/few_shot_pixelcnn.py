@@ -156,8 +156,9 @@ class FewShotPixelCNN(FewShotModel):
         """
         if self.levels == 2:
             return images
-        mean, spread = images.mean((-2, -1), keepdim=True), images.std((-2, -1), correction=0, keepdim=True)
-        return torch.cat([2 * images - 1, (images - mean) / (2 * spread + 0.05)], -3)
+        off = images - images.mean((-2, -1), keepdim=True)
+        spread = (off.square().mean((-2, -1), keepdim=True) + 1e-12).sqrt()
+        return torch.cat([2 * images - 1, off / (2 * spread + 0.05)], -3)
 
     def _condition(self, embedded: Tensor, visible: Tensor) -> Tensor | None:
         """The set code decoded to a map [B, Q, c, H, W]; the number of elements is one more feature of each patch."""
