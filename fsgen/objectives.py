@@ -65,7 +65,7 @@ def iwae_of_groups(log_weights: Float[Tensor, "K B U"], particles: int) -> Float
         ValueError: fewer than 1 or more than K particles; any weight is NaN or +inf.
 
     >>> import math, torch
-    >>> iwae_of_groups(torch.tensor([0.0, math.log(3.0), 1.0, 1.0])[:, None, None], 2)  # of log 2 and 1
+    >>> iwae_of_groups(torch.tensor([0.0, 1.0, math.log(3.0), 1.0])[:, None, None], 2)  # of log 2 and 1
     tensor([[0.8466]])
     """
     if not 1 <= particles <= len(log_weights):

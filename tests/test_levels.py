@@ -69,10 +69,10 @@ def test_pictures_of_256_levels_go_from_training_to_samples(
     assert main(["evaluate", "run", *scored]) == 0
     said = capsys.readouterr().out
     assert "+- s.e. bits/dim     ESS" in said
-    for record in run.records("results"):
+    for record in (record for record in run.records("results") if record["kind"] == "likelihood"):
         bits = record["nats"] / (math.log(2) * DIMS[mode])
         assert record["bits_per_dim"] == pytest.approx(bits, rel=1e-9)
-        assert f"{record['se']:8.2f} {bits:8.4f} " in said
+        assert f"{record['se']:8.2f}        -        - {bits:8.4f} " in said  # too few sets to adjust
 
     for out in ("sheet.png", "drawn.npy"):
         words = ["sample", "run", "--data", "folder", "--sets", "2", "--shots", "2", "--num", "5", "--out", out]
@@ -146,5 +146,6 @@ def test_the_binary_table_has_no_bits(tmp_path: Path, capsys: pytest.CaptureFixt
     scored = ["--shots", "1", "--length", "4", "--sets", "3", "--quiet"]
     assert main(["evaluate", str(tmp_path / "model"), *data, *scored]) == 0
     assert "bits" not in capsys.readouterr().out
-    (record,) = Run.open(tmp_path / "model").records("results")
+    record, covariates = Run.open(tmp_path / "model").records("results")
+    assert covariates["kind"] == "covariates"
     assert record["bits_per_dim"] == pytest.approx(record["nats"] / (64 * math.log(2)))
