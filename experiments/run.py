@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fsgen.cli import main as main_of_fsgen
 from fsgen.storage import config_from_bytes
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -92,11 +93,14 @@ class Step:
         path = ROOT / self.run / "config.yaml"
         return config_from_bytes(path.read_bytes(), source=str(path))["training"]["data"]["name"]
 
-    def execute(self, **changed: Any) -> int:
-        """Runs the step, with other flags where some are given."""
-        step = Step(self.command, self.run, {**self.flags, **changed})
-        print("fsgen", *step.words, flush=True)
-        return subprocess.run([sys.executable, "-m", "fsgen", *step.words], cwd=ROOT, check=False).returncode
+    def changed(self, **flags: Any) -> Step:
+        """The step with other flags."""
+        return Step(self.command, self.run, {**self.flags, **flags})
+
+    def execute(self) -> int:
+        """Runs the step in a process of its own, so that its provenance holds the command."""
+        print("fsgen", *self.words, flush=True)
+        return subprocess.run([sys.executable, "-m", "fsgen", *self.words], cwd=ROOT, check=False).returncode
 
 
 def steps(plan: dict[str, Any]) -> Iterator[Step]:
@@ -131,7 +135,9 @@ def smoke(chosen: list[Step], small: dict[str, Any]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         for number, step in enumerate(chosen):
             out = Path(folder) / f"{number}.jsonl"
-            if step.execute(**small, out=str(out)):
+            words = step.changed(**small, out=str(out)).words
+            print("fsgen", *words, flush=True)
+            if main_of_fsgen(words):
                 return 1
             known = {cell(record): record for record in step.lines()}
             for record in step.lines(out):

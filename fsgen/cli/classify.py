@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
 
-from fsgen.cli.evaluate import data_of, holds_learner, progress, refuse_learner, require_fit
+from fsgen.cli.evaluate import data_of, holds_learner, identity, progress, refuse_learner, require_fit
 from fsgen.cli.parsing import Parser, check_values
 from fsgen.errors import InputError
 from fsgen.published import located
@@ -101,11 +100,7 @@ def run(args: Namespace) -> int:
     classifier: Any = model if own else member(model, **options) if model else member(**options)
     settings: dict[str, Any] = {
         "kind": "classification",
-        "run": folder.name if folder and model else None,
-        "model": model.recipe if model else None,
-        "weights_sha256": hashlib.sha256((folder / "weights.safetensors").read_bytes()).hexdigest()
-        if folder and model
-        else None,
+        **(identity(folder, model) if folder and model else dict.fromkeys(("run", "model", "weights_sha256"))),
         "classifier": {"name": how, "options": options},
         "data": {"name": name, "options": source_options, "split": args.split, "digest": images.digest},
         "task": args.task,

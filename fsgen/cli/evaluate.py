@@ -16,7 +16,7 @@ from fsgen.errors import DataError, InputError
 from fsgen.evaluation_shards import KIND, WHOLE, Shard, refuse_other_lines
 from fsgen.published import located
 from fsgen.registry import LEARNERS, SOURCES
-from fsgen.run import Run, provenance
+from fsgen.run import WEIGHTS, Run, provenance
 from fsgen.run.log import Log
 
 
@@ -135,9 +135,7 @@ def _settings(args: Namespace, folder: Path, model: Any, data: dict[str, Any]) -
     """What every line of the evaluation holds."""
     return {
         "kind": "likelihood",
-        "run": folder.name,
-        "model": model.recipe,
-        "weights_sha256": hashlib.sha256((folder / "weights.safetensors").read_bytes()).hexdigest(),
+        **identity(folder, model),
         "data": data,
         "protocol": args.protocol,
         "length": args.length,
@@ -196,6 +194,12 @@ def data_of(folder: Path, name: str | None, options: dict[str, Any]) -> tuple[st
     if name is None or name == trained.get("name"):
         return trained["name"], {**trained.get("options", {}), **options}
     return name, dict(options)
+
+
+def identity(folder: Path, model: Any) -> dict[str, Any]:
+    """Which weights these are, for a line of results."""
+    weights = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+    return {"run": folder.name, "model": model.recipe, "weights_sha256": weights}
 
 
 def holds_learner(folder: Path) -> bool:

@@ -49,7 +49,7 @@ def _print_published() -> None:
     if not found:
         return
     width = max(map(len, found))
-    print('\nTrained, for fsgen.load("NAME") and every command that takes a RUN:')
+    print('\nTrained, for fsgen.load("NAME") and commands that take one RUN:')
     for name, folder in found.items():
         print(f"{name:{width}}  {_figure(folder / 'results.jsonl')}")
 

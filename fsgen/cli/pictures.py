@@ -12,6 +12,7 @@ from fsgen.cli.evaluate import data_of, holds_learner, refuse_learner, require_f
 from fsgen.cli.parsing import Parser, check_values
 from fsgen.cli.sheets import write_sheet
 from fsgen.errors import InputError
+from fsgen.published import located
 from fsgen.registry import SOURCES
 
 FOLDER, INDEX = "pictures", "captions.yaml"
@@ -44,7 +45,7 @@ def parser() -> Parser:
 
 def run(args: Namespace) -> int:
     """Draws and writes the sheets and their captions."""
-    folder = Path(args.run)
+    folder = located(args.run)
     for name in ("shots", "samples", "sets"):
         if args[name] < 1:
             raise InputError(f"--{name} is {args[name]}; give 1 or more.")

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
 
-from fsgen.cli.evaluate import data_of, holds_learner, progress, refuse_learner, require_fit
+from fsgen.cli.evaluate import data_of, holds_learner, identity, progress, refuse_learner, require_fit
 from fsgen.cli.parsing import Parser, check_values
 from fsgen.errors import InputError
+from fsgen.published import located
 from fsgen.registry import SOURCES
-from fsgen.run import WEIGHTS, provenance
+from fsgen.run import provenance
 from fsgen.run.log import Log
 
 
@@ -26,8 +26,8 @@ def parser() -> Parser:
         "critic is a learner that was trained apart, such as experiments/classification/prototypical-network.yaml. "
         "Every run is judged on the same episodes for the same data and seed, with 95 % intervals over them.",
     )
-    p.add_argument("run", type=str, metavar="RUN", help="folder written by `fsgen train` or model.save")
-    p.add_argument("--critic", type=str, required=True, metavar="RUN", help="folder of a learner")
+    p.add_argument("run", type=str, metavar="RUN", help="folder written by `fsgen train`, or a published model")
+    p.add_argument("--critic", type=str, required=True, metavar="RUN", help="folder of a learner, or a published one")
     p.add_argument("--ways", type=int, default=20, metavar="C", help="classes an episode")
     p.add_argument("--shots", type=int, nargs="+", default=[1, 5], metavar="S", help="images given of each class")
     p.add_argument("--samples", type=int, default=10, metavar="M", help="samples, and images, judged of each class")
@@ -48,7 +48,7 @@ def parser() -> Parser:
 
 def run(args: Namespace) -> int:
     """Judges, prints the table, appends one line a shot count to the results file."""
-    folder, judge = Path(args.run), Path(args.critic)
+    folder, judge = located(args.run), located(args.critic)
     if args.budget < 1:
         raise InputError(f"--budget is {args.budget}; give 1 or more.")
     if not 0 <= args.threads <= 1024:
@@ -77,8 +77,8 @@ def run(args: Namespace) -> int:
         require_fit(path, held, images)
     settings = {
         "kind": "quality",
-        **_of(folder, model),
-        "critic": _of(judge, critic),
+        **identity(folder, model),
+        "critic": identity(judge, critic),
         "data": {"name": name, "options": options, "split": args.split, "digest": images.digest},
         "protocol": "strict",
         "seed": args.seed,
@@ -96,12 +96,6 @@ def run(args: Namespace) -> int:
     _print(args.run, rows)
     print(f"results: {out}")
     return 0
-
-
-def _of(folder: Path, model: Any) -> dict[str, Any]:
-    """Which weights these are."""
-    weights = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
-    return {"run": folder.name, "model": model.recipe, "weights_sha256": weights}
 
 
 def _print(what: str, rows: list[dict[str, Any]]) -> None:

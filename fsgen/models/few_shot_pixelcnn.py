@@ -8,7 +8,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pyro
 import torch
@@ -19,7 +19,7 @@ from fsgen.distributions import Autoregressive, GatedProgram, head, plates
 from fsgen.episode import Episode
 from fsgen.errors import InputError
 from fsgen.model import FewShotModel
-from fsgen.nets import GatedPixelCNN, GridDecoder, GridEncoder, over_images
+from fsgen.nets import GatedPixelCNN, GridDecoder, GridEncoder, MapDecoder, MapEncoder, over_images
 from fsgen.registry import register
 from fsgen.sets import MeanPool, PatchMemory
 
@@ -30,7 +30,8 @@ class FewShotPixelCNN(FewShotModel):
 
     .. math:: p(x \mid X) = \prod_i p(x_i \mid x_{<i}, r(X), a_i(X, x_{<i}))
 
-    The code r is the mean of the support's feature maps, decoded to a map that every layer reads. The attention a_i
+    The code r is the mean of the support's feature maps, decoded to a map that every layer reads: maps of patches and,
+    as a setting, maps of pixels, which keep where a stroke is better than what it is. The attention a_i
     is asked by each pixel from what it knows of the pixels before it, and reads patches by what they hold and where.
 
     Options:
@@ -40,6 +41,7 @@ class FewShotPixelCNN(FewShotModel):
         kernel: side of the receptive field that a layer adds. first_kernel: the same of the first layer.
         stages: channels of each stage of the support's encoder; n stages make patches of 2**n pixels a side.
         blocks: residual blocks a stage. dim_patch: features of a patch.
+        dim_pixel: features of a pixel in the second map of the code, which is of the images' own size; 0 for none.
         dim_condition: channels of the map that the code is decoded to.
         dim_attention: size of what a pixel reads. heads: of the attention.
         likelihood: of a pixel: bernoulli, gaussian or logistic-mixture.
@@ -58,6 +60,7 @@ class FewShotPixelCNN(FewShotModel):
         stages: Sequence[int] = (32, 64),
         blocks: int = 1,
         dim_patch: int = 32,
+        dim_pixel: int = 0,
         dim_condition: int = 32,
         dim_attention: int = 32,
         heads: int = 2,
@@ -78,6 +81,9 @@ class FewShotPixelCNN(FewShotModel):
         )
         self.encode = MeanPool(None, self.features.dim) if code else None
         self.decode = GridDecoder(event_shape, stages, dim_patch + 1, dim_condition, blocks) if code else None
+        self.pixels = MapEncoder(inputs, dim_pixel) if code and dim_pixel else None
+        self.encode_pixels = MeanPool(None, self.pixels.dim) if self.pixels else None
+        self.decode_pixels = MapDecoder(event_shape, dim_pixel + 1, dim_condition) if self.pixels else None
         self.net = GatedPixelCNN(
             event_shape[0],
             self.likelihood.outputs,
@@ -99,9 +105,17 @@ class FewShotPixelCNN(FewShotModel):
             first_kernel=3,
             stages=(4,),
             dim_patch=4,
+            dim_pixel=2,
             dim_condition=3,
             dim_attention=4,
         )
+
+    def start_from(self, weights: Mapping[str, Tensor], source: str) -> None:
+        """As :meth:`FewShotModel.start_from`; to weights without a map of pixels one is added that says nothing yet."""
+        if self.pixels is not None and not any(name.startswith("pixels.") for name in weights):
+            added = ("pixels.", "decode_pixels.")
+            weights = {**weights, **{n: value for n, value in self.state_dict().items() if n.startswith(added)}}
+        super().start_from(weights, source)
 
     def model(self, episode: Episode) -> None:
         """p(x | support), pixel by pixel."""
@@ -134,8 +148,13 @@ class FewShotPixelCNN(FewShotModel):
 
     def _program(self, episode: Episode, kept: list[Tensor] | None = None) -> GatedProgram:
         """The network with what it reads of the support; ``kept`` collects the attention."""
-        embedded = episode.shared("patches", lambda: over_images(self.features, self._prepared(episode.support)))
+        prepared = episode.shared("prepared", lambda: self._prepared(episode.support))
+        embedded = episode.shared("patches", lambda: over_images(self.features, prepared))
         condition = self._condition(embedded, episode.seen())
+        if condition is not None and self.pixels is not None:
+            whole = self.pixels
+            pixels = episode.shared("pixels", lambda: over_images(whole, prepared))
+            condition = condition + _decoded(self.encode_pixels, self.decode_pixels, pixels, episode.seen())
         if self.memory is None:
             return GatedProgram(self.net, condition)
         memory, visible = self.memory, episode.seen()
@@ -161,10 +180,15 @@ class FewShotPixelCNN(FewShotModel):
         return torch.cat([2 * images - 1, off / (2 * spread + 0.05)], -3)
 
     def _condition(self, embedded: Tensor, visible: Tensor) -> Tensor | None:
-        """The set code decoded to a map [B, Q, c, H, W]; the number of elements is one more feature of each patch."""
+        """The set code decoded to a map [B, Q, c, H, W]."""
         if self.encode is None or self.decode is None:
             return None
-        code = self.encode.pool(embedded, visible)
-        places = self.features.dim // self.features.dim_patch
-        spread = torch.cat([code[..., :-1], code[..., -1:].expand(*code.shape[:-1], places)], -1)
-        return self.decode(spread.flatten(0, 1)).unflatten(0, spread.shape[:2])
+        return _decoded(self.encode, self.decode, embedded, visible)
+
+
+def _decoded(encode: MeanPool, decode: GridDecoder | MapDecoder, embedded: Tensor, visible: Tensor) -> Tensor:
+    """The mean map of what each query sees, decoded; the number of elements is one more feature of each place."""
+    code = encode.pool(embedded, visible)
+    places = decode.dim - (encode.dim - 1)
+    spread = torch.cat([code[..., :-1], code[..., -1:].expand(*code.shape[:-1], places)], -1)
+    return decode(spread.flatten(0, 1)).unflatten(0, spread.shape[:2])

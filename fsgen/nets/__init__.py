@@ -2,7 +2,7 @@
 
 from fsgen.nets.embedding import ConvEmbedding, image_embedding
 from fsgen.nets.gated import Copies, GatedPixelCNN
-from fsgen.nets.grids import GridDecoder, GridEncoder
+from fsgen.nets.grids import GridDecoder, GridEncoder, MapDecoder, MapEncoder
 from fsgen.nets.images import image_decoder, image_encoder
 from fsgen.nets.layers import Affine, GatedUnit, dense, he_normal, join, mlp, over_images, prelu
 from fsgen.nets.residual import ResidualDecoder, ResidualEncoder
@@ -16,6 +16,8 @@ __all__ = [
     "GatedUnit",
     "GridDecoder",
     "GridEncoder",
+    "MapDecoder",
+    "MapEncoder",
     "ResidualDecoder",
     "ResidualEncoder",
     "SectionDecoder",

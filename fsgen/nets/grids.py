@@ -1,4 +1,4 @@
-"""An encoder that keeps where things are: images to a grid of features."""
+"""Encoders that keep where things are: images to a grid of features, or to a map of their own size."""
 
 from __future__ import annotations
 
@@ -72,3 +72,45 @@ class GridDecoder(nn.Module):
 
     def forward(self, code: Tensor) -> Tensor:
         return self.stages(code)[..., : self.size[0], : self.size[1]]
+
+
+class MapEncoder(nn.Module):
+    """Images [N, C, H, W] to a flattened map of features at every pixel [N, dim_pixel * H * W].
+
+    Attributes:
+        dim: dim_pixel * H * W, in the order [dim_pixel, H, W].
+    """
+
+    def __init__(self, event_shape: Sequence[int], dim_pixel: int) -> None:
+        super().__init__()
+        self.dim = dim_pixel * math.prod(event_shape[1:])
+        self.stages = nn.Sequential(
+            nn.Conv2d(event_shape[0], dim_pixel, 5, padding=2),
+            nn.ELU(),
+            nn.Conv2d(dim_pixel, dim_pixel, 3, padding=1),
+            nn.Flatten(),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.stages(images)
+
+
+class MapDecoder(nn.Module):
+    """A flattened map [N, dim_pixel * H * W] to a map [N, outputs, H, W], zero at first.
+
+    Attributes:
+        dim: dim_pixel * H * W, in the order [dim_pixel, H, W].
+    """
+
+    def __init__(self, event_shape: Sequence[int], dim_pixel: int, outputs: int) -> None:
+        super().__init__()
+        self.dim = dim_pixel * math.prod(event_shape[1:])
+        last = nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.stages = nn.Sequential(
+            nn.Unflatten(1, (dim_pixel, *event_shape[1:])), nn.Conv2d(dim_pixel, outputs, 5, padding=2), nn.ELU(), last
+        )
+        for parameter in last.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, code: Tensor) -> Tensor:
+        return self.stages(code)
