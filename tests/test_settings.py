@@ -26,7 +26,7 @@ def conditional(name: str) -> Callable[[], Any]:
     )
 
 
-def few_shot(**settings: bool) -> Callable[[], Any]:
+def few_shot(**settings: Any) -> Callable[[], Any]:
     small: dict[str, Any] = {"channels": 4, "layers": 2, "first_kernel": 3, "stages": (4,), "dim_patch": 4}
     small |= {"dim_condition": 3, "dim_attention": 4}
     return lambda: FewShotPixelCNN(event_shape=EVENT, **small, **settings)
@@ -41,6 +41,7 @@ BUILDS: dict[str, Callable[[], Any]] = {
     **{f"conditional-vae, {name}": conditional(name) for name in SET_ENCODERS},
     "few-shot-pixelcnn, code": few_shot(attention=False),
     "few-shot-pixelcnn, attention": few_shot(code=False),
+    "few-shot-pixelcnn, code of pixels": few_shot(attention=False, dim_pixel=2),
     "gmn, mean pooling": matching(steps=0, prior_steps=0),
     "gmn, no pseudo-input": matching(pseudo_input=False),
     "gmn, standard prior": matching(conditional_prior=False),
@@ -68,3 +69,15 @@ def test_every_setting_follows_the_support(build: str) -> None:
             here, there = (log_weights(model, Episode(s, e.query), 2) for s in (e.support, 1 - e.support))
         followed.append(not torch.allclose(here, there))
     assert any(followed)
+
+
+def test_a_map_of_pixels_is_added_to_weights_without_one_and_says_nothing_yet() -> None:
+    small, larger = contract.louder(few_shot()()), few_shot(dim_pixel=2)().double()
+    larger.start_from(small.state_dict(), "weights")
+    asked = contract.episode()
+    with torch.no_grad():
+        assert torch.equal(log_weights(larger, asked, 1), log_weights(small, asked, 1))
+    again = few_shot(dim_pixel=2)().double()
+    again.start_from(contract.louder(larger).state_dict(), "weights")
+    with torch.no_grad():
+        assert torch.equal(log_weights(again, asked, 1), log_weights(larger, asked, 1))

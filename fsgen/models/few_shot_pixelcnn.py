@@ -9,6 +9,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import pyro
 import torch
@@ -150,11 +151,7 @@ class FewShotPixelCNN(FewShotModel):
         """The network with what it reads of the support; ``kept`` collects the attention."""
         prepared = episode.shared("prepared", lambda: self._prepared(episode.support))
         embedded = episode.shared("patches", lambda: over_images(self.features, prepared))
-        condition = self._condition(embedded, episode.seen())
-        if condition is not None and self.pixels is not None:
-            whole = self.pixels
-            pixels = episode.shared("pixels", lambda: over_images(whole, prepared))
-            condition = condition + _decoded(self.encode_pixels, self.decode_pixels, pixels, episode.seen())
+        condition = self._condition(episode, prepared, embedded)
         if self.memory is None:
             return GatedProgram(self.net, condition)
         memory, visible = self.memory, episode.seen()
@@ -179,11 +176,15 @@ class FewShotPixelCNN(FewShotModel):
         spread = (off.square().mean((-2, -1), keepdim=True) + 1e-12).sqrt()
         return torch.cat([2 * images - 1, off / (2 * spread + 0.05)], -3)
 
-    def _condition(self, embedded: Tensor, visible: Tensor) -> Tensor | None:
+    def _condition(self, episode: Episode, prepared: Tensor, embedded: Tensor) -> Tensor | None:
         """The set code decoded to a map [B, Q, c, H, W]."""
         if self.encode is None or self.decode is None:
             return None
-        return _decoded(self.encode, self.decode, embedded, visible)
+        condition = _decoded(self.encode, self.decode, embedded, episode.seen())
+        if self.pixels is None or self.encode_pixels is None or self.decode_pixels is None:
+            return condition
+        pixels = episode.shared("pixels", partial(over_images, self.pixels, prepared))
+        return condition + _decoded(self.encode_pixels, self.decode_pixels, pixels, episode.seen())
 
 
 def _decoded(encode: MeanPool, decode: GridDecoder | MapDecoder, embedded: Tensor, visible: Tensor) -> Tensor:
