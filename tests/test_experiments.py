@@ -5,12 +5,16 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import runpy
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from fsgen.adaptation import Adapted, Likelihood
+from fsgen.registry import MODELS
 from fsgen.storage import config_from_bytes
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -198,3 +202,19 @@ def test_sheets_are_done_when_they_are_there_and_samples_by_their_critic(step: A
     assert judged.done()
     assert not judged.changed(critic="models/other").done()
     assert not judged.changed(shots=[1, 5]).done()
+
+
+def test_what_is_adapted_class_by_class_begins_as_adapted_to_the_first_and_goes_on_from_there() -> None:
+    after = runpy.run_path(str(ROOT / "experiments/adaptation/measure.py"), run_name="measure")["after_arrivals"]
+    base = MODELS.require("pixelcnn").tiny((1, 2, 2)).eval()
+    model = Adapted(base, Likelihood(leave_one_out=False), steps=2, rate=0.1, learned_rates=False).eval()
+    sets, queries = torch.rand(2, 3, 1, 2, 2).round(), torch.rand(4, 1, 2, 2).round()
+
+    def nats(model: Any, support: torch.Tensor) -> float:
+        return -float(model.condition(support).log_prob(queries).mean())
+
+    found = after(model, sets, queries)
+    assert found[:2] == pytest.approx([nats(base, sets[0, :0]), nats(model, sets[0])])
+    assert abs(found[2] - nats(model, sets[1])) > 1e-4
+    memory = MODELS.require("few-shot-pixelcnn").tiny((1, 2, 2)).eval()
+    assert after(memory, sets, queries)[2] == pytest.approx(nats(memory, sets.flatten(0, 1)))

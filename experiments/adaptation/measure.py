@@ -3,8 +3,8 @@
     python experiments/adaptation/measure.py            # goes on where it was stopped
     python experiments/adaptation/measure.py --smoke    # small, held to the committed figures, nothing written
 
-Writes adaptation.json and the figures beside this file; what is measured so far stands in --work. NLL at each shot
-count is that of `fsgen evaluate` on the first sets of its list. For forgetting, classes of an episode arrive one after
+Writes adaptation.json and the figures beside this file; what is measured so far stands in --work. The sets are the
+first ones of the list that `fsgen evaluate` scores. For forgetting, classes of an episode arrive one after
 another: a memory sees all images so far, parameters are adapted to the new class from where they were.
 """
 
@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import argparse
 import copy
+import functools
 import json
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,7 @@ from fsgen import storage
 from fsgen.adaptation import Adapted, Likelihood
 from fsgen.data.sampler import EpisodeSampler
 from fsgen.episode import Episode
-from fsgen.evaluation import evaluate, paired, score_sets
-from fsgen.evaluation_shards import Shard
+from fsgen.evaluation import paired
 from fsgen.report.charts import Curve, by_shots
 from fsgen.run import WEIGHTS, provenance
 from fsgen.run.log import Log
@@ -40,9 +40,9 @@ from fsgen.run.log import Log
 HERE = Path(__file__).resolve().parent
 MODELS, RESULT = HERE.parents[1] / "assets" / "models", HERE / "adaptation.json"
 MEMORY, LEARNED, PLAIN = ("few-shot-pixelcnn-omniglot", "gmn-omniglot"), "meta-pixelcnn-omniglot", "pixelcnn-omniglot"
-SHOTS, PARTICLES = (0, 1, 2, 5, 10, 19), 100
-STEPS, RATES, TRIED = (1, 10), (3e-4, 1e-3, 3e-3), (1, 5, 19)  # of plain steps; tried at these shots
-WAYS, GIVEN, HELD, IMAGES = 5, 5, 5, 16
+SHOTS, TIMED, PARTICLES = (0, 1, 2, 5, 10, 19), (0, 1, 5, 19), 100
+STEPS, RATES, TRIED = (1, 5), (3e-4, 1e-3, 3e-3), (1, 5, 19)  # of plain steps; tried at these shots
+WAYS, GIVEN, HELD, IMAGES = 5, 5, 5, 8
 FAR = 0.5  # nats: the same sets and random numbers, on another machine
 SMALL = {"sets": 2, "episodes": 2, "validation_sets": 2, "timed": 1}
 
@@ -70,6 +70,12 @@ class Method:
         """What a measurement is of."""
         listed = json.loads((MODELS / self.model / storage.MANIFEST).read_text(encoding="utf-8"))["files"]
         return {**vars(self), "weights_sha256": listed[WEIGHTS]["sha256"], **more}
+
+
+@functools.cache
+def images_of(split: str) -> Any:
+    """The images of a split, read once."""
+    return fsgen.load_images("omniglot28", split)
 
 
 def moved(model: Adapted, images: Tensor) -> Adapted:
@@ -117,22 +123,22 @@ class Bench:
     timed: int
 
     def sampler(self, split: str = "test") -> EpisodeSampler:
-        return EpisodeSampler(fsgen.load_images("omniglot28", split), length=20, seed=0)
+        return EpisodeSampler(images_of(split), length=20, seed=0)
 
-    def by_shots(self, method: Method, shard: Shard) -> list[list[float]]:
-        """NLL of each set of a shard, at each shot count."""
-        cells = score_sets(method.load(), self.sampler(), SHOTS, self.sets, PARTICLES, shard=shard)
-        return [cell.nats for cell in cells]
+    def by_shots(self, method: Method, number: int, shots: Sequence[int] = SHOTS, split: str = "test") -> list[float]:
+        """NLL of the last image of a set given its first ones, at each shot count."""
+        model, sampler = method.load(), self.sampler(split)
+        images = sampler.gather([sampler.draw(number)])[0]
+        densities = (model.condition(images[:t]) for t in shots)
+        return [-float(density.log_prob(images[-1], particles=PARTICLES, seed=number)) for density in densities]
 
     def tried(self, method: Method) -> float:
         """Mean NLL on validation classes."""
-        found = evaluate(method.load(), self.sampler("validation"), TRIED, self.validation_sets, 1)
-        return float(np.mean([score.nats for score in found]))
+        return float(np.mean([self.by_shots(method, i, TRIED, "validation") for i in range(self.validation_sets)]))
 
     def forgetting(self, method: Method, number: int) -> list[float]:
         """NLL of the first class of an episode after each arrival."""
-        images = fsgen.load_images("omniglot28", "test")
-        sampler = EpisodeSampler(images, ways=WAYS, shots=GIVEN, queries=HELD, seed=0)
+        sampler = EpisodeSampler(images_of("test"), ways=WAYS, shots=GIVEN, queries=HELD, seed=0)
         drawn = sampler.gather([sampler.draw(number)])[0]
         return after_arrivals(
             method.load(), drawn[: WAYS * GIVEN].unflatten(0, (WAYS, GIVEN)), drawn[WAYS * GIVEN :][:HELD]
@@ -143,7 +149,7 @@ class Bench:
         model, sampler = method.load(), self.sampler()
         images, others = (sampler.gather([sampler.draw(number + i)])[0] for i in (0, 1))
         seconds(model, images[:1], others[:1])
-        return [seconds(model, images[:t], others[: 1 + IMAGES]) for t in SHOTS]
+        return [seconds(model, images[:t], others[: 1 + IMAGES]) for t in TIMED]
 
 
 class Measured:
@@ -176,31 +182,28 @@ def methods(bench: Bench, done: Measured, rates: dict[int, float]) -> Iterator[M
 
 def row(bench: Bench, done: Measured, method: Method) -> dict[str, Any]:
     """All that the page says of one method."""
-    parts, name = -(-bench.sets // 16), method.name
-    nats: list[list[float]] = [[] for _ in SHOTS]
-    for i in range(1, parts + 1):
-        key, shard = method.key(part="shots", sets=bench.sets, shard=i), Shard(i, parts)
-        found = done.get(key, lambda shard=shard: bench.by_shots(method, shard), f"{name}: sets, part {i} of {parts}")
-        nats = [[*column, *part] for column, part in zip(nats, found, strict=True)]
-    arrivals, costs = [], []
-    for i in range(bench.episodes):
-        key = method.key(part="arrivals", number=i)
-        arrivals.append(done.get(key, lambda i=i: bench.forgetting(method, i), f"{name}: arrivals {i + 1}"))
-    for i in range(bench.timed):
-        costs.append(done.get(method.key(part="cost", number=i), lambda i=i: bench.costs(method, i), f"{name}: cost"))
-    columns = [list(column) for column in zip(*arrivals, strict=True)]
+    name, nats, arrivals, costs = method.name, [], [], []
+    for part, measure, found, count in (
+        ("shots", bench.by_shots, nats, bench.sets),
+        ("arrivals", bench.forgetting, arrivals, bench.episodes),
+        ("cost", bench.costs, costs, bench.timed),
+    ):
+        for i in range(count):
+            key, what = method.key(part=part, number=i), f"{name}: {part}, {i + 1} of {count}"
+            found.append(done.get(key, lambda measure=measure, i=i: measure(method, i), what))
+    shown, arrived = ([list(column) for column in zip(*found, strict=True)] for found in (nats, arrivals))
     return {
         "name": name,
         "kind": "memory" if method.model in MEMORY else "gradient",
         "exact": method.model != "gmn-omniglot",
         "steps": method.steps,
         "rate": method.rate,
-        "nats": {t: mean(column) for t, column in zip(SHOTS, nats, strict=True)},
-        "gained": {t: mean_of(nats[0], column) for t, column in zip(SHOTS, nats, strict=True)},
-        "cost": {t: cost(np.median(part, axis=0)) for t, part in zip(SHOTS, zip(*costs, strict=True), strict=True)},
-        "arrived": {count: mean(column) for count, column in enumerate(columns)},
-        "forgotten": mean_of(columns[-1], columns[1]),
-        "per_set": {"nats": nats, "arrived": columns},
+        "nats": {t: mean(column) for t, column in zip(SHOTS, shown, strict=True)},
+        "gained": {t: mean_of(shown[0], column) for t, column in zip(SHOTS, shown, strict=True)},
+        "cost": {t: cost(np.median(part, axis=0)) for t, part in zip(TIMED, zip(*costs, strict=True), strict=True)},
+        "arrived": {count: mean(column) for count, column in enumerate(arrived)},
+        "forgotten": mean_of(arrived[-1], arrived[1]),
+        "per_set": {"nats": shown, "arrived": arrived},
     }
 
 
@@ -258,7 +261,7 @@ def far_off(rows: list[dict[str, Any]], known: list[dict[str, Any]]) -> list[str
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    for name, value in {"sets": 96, "episodes": 40, "validation_sets": 10, "timed": 5, "threads": 1}.items():
+    for name, value in {"sets": 64, "episodes": 32, "validation_sets": 10, "timed": 5, "threads": 1}.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=value)
     parser.add_argument("--work", type=Path, default=Path("runs") / "adaptation.jsonl")
     parser.add_argument("--smoke", action="store_true", help="a few sets, held to the committed figures")
