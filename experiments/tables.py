@@ -67,7 +67,7 @@ def judged() -> str:
 
 
 def adapted(folder: Path, column: str) -> str:
-    """One of the tables of memory against gradient adaptation: "nats", "arrived" or "cost"."""
+    """One of the tables of memory against gradient adaptation, "nats", "arrived" or "cost", below its figure."""
     file = folder / "adaptation.json"
     if not file.is_file():
         return NOTHING
@@ -80,7 +80,8 @@ def adapted(folder: Path, column: str) -> str:
             else:
                 cells[f"{x} {'shots' if column == 'nats' else 'classes'}"] = shown(cell)
         rows.append({**cells, "forgotten": shown(r["forgotten"], 2)} if column == "arrived" else cells)
-    return figures_table(rows, {name: f"{{{name}}}" for name in rows[0]})
+    figure = f"![{column}]({column}.svg)\n\n" if (folder / f"{column}.svg").is_file() else ""
+    return figure + figures_table(rows, {name: f"{{{name}}}" for name in rows[0]})
 
 
 def shown(cell: dict[str, float], digits: int = 1) -> str:
