@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from run import steps
+from tables import PUBLISHED, ROOT, pages_of_experiments
 
 from fsgen.registry import LEARNERS, MODELS
 from fsgen.report.tables import (
@@ -30,10 +30,7 @@ from fsgen.report.tables import (
     speed_table,
     training_table,
 )
-from fsgen.storage import config_from_bytes
 
-ROOT = Path(__file__).resolve().parents[1]
-PUBLISHED = ROOT / "assets" / "published.json"
 # Printed rows beside a model's own; another model has none.
 PRINTED = {
     "gmn": ("GMN, C_train=2", "GMN, C_train=1, no attention", "GMN, C_train=2, no attention", "VAE"),
@@ -286,39 +283,6 @@ def mixed() -> str:
     return "\n".join(lines)
 
 
-def planned(folder: Path) -> str:
-    """The likelihood table of an experiment's plan, printed rows below."""
-    plan = config_from_bytes((folder / "plan.yaml").read_bytes(), source=str(folder / "plan.yaml"))
-    wanted = {(step.out, Path(step.run).name) for step in steps(plan) if step.command == "evaluate" and step.run}
-    files = sorted({file for file, _ in wanted if file.is_file()})
-    records = [r for file in files for r in read_results(file) if (file, r["run"]) in wanted]
-    shots = sorted({r["shots"] for r in records})
-    printed = json.loads(PUBLISHED.read_text(encoding="utf-8"))[plan["printed"]]
-    rows = published_rows(printed, shots, [row["model"] for row in printed["rows"]])
-    return f"{likelihood_table(records)}\n{rows}" if records else "Not measured yet."
-
-
-def repeats(folder: Path) -> str:
-    """What the same weights score at most shots, with repeats and without: one row a run of an experiment's plan."""
-    path = folder / "plan.yaml"
-    done = [step for step in steps(config_from_bytes(path.read_bytes(), source=str(path))) if step.done()]
-    lines = [
-        "| model | *strict* | *published* | its targets that repeat an image | its other targets | repeats, % |",
-        "|---|---:|---:|---:|---:|---:|",
-    ]
-    for run in dict.fromkeys(step.run for step in done if step.run):
-        shots = max(t for step in done if step.run == run for t in step.flags["shots"])
-        records = [r for r in read_results(ROOT / run / "results.jsonl") if (r["ways"], r["shots"]) == (1, shots)]
-        by = {r["protocol"]: r for r in records}
-        if {"strict", "published"} <= by.keys():
-            leaky = by["published"]
-            parts = (by["strict"], leaky, leaky["repeated"], leaky["unrepeated"])
-            cells = [f"{part['nats']:.1f} ± {part['se']:.1f}" for part in parts]
-            share = f"{100 * leaky['repeated']['sets'] / leaky['sets']:.0f}"
-            lines.append(f"| {Path(run).name} | " + " | ".join([*cells, share]) + " |")
-    return "\n".join(lines)
-
-
 def pages() -> dict[Path, str]:
     """Every generated page and what it should hold."""
     readme = ROOT / "README.md"
@@ -350,10 +314,7 @@ def pages() -> dict[Path, str]:
     page = ROOT / "experiments" / "classification" / "README.md"
     body = between(page.read_text(encoding="utf-8"), "accuracy", classified())
     made[page] = between(body, "mixed", mixed())
-    for name in ("omniglot-likelihood", "mnist-transfer", "protocol-leak"):
-        page = ROOT / "experiments" / name / "README.md"
-        made[page] = between(page.read_text(encoding="utf-8"), "likelihood", planned(page.parent))
-    made[page] = between(made[page], "repeats", repeats(page.parent))
+    made |= pages_of_experiments()
     family = ROOT / "experiments" / "omniglot-comparison"
     compared = json.loads((family / "comparison.json").read_text(encoding="utf-8"))
     page, side_by_side = family / "README.md", comparison_table(compared)

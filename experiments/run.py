@@ -5,9 +5,16 @@
     python experiments/run.py experiments/classification --smoke    # all of it, small, held to the committed figures
 
 A step of a plan is a command of fsgen, the folder it is about (or nothing) and its flags; flags under ``each`` are run
-value by value. A step is done if the results file holds lines of the same weights that agree with every flag.
+value by value. ``flags`` are those of all steps, and under the name of a command those of its steps. A step is done if
+the results file holds lines of the same weights that agree with every flag; a sheet of samples, if it is there.
+
+``train`` names a configuration, ``out`` the run. It is done when the run has finished, and it is not needed while every
+step about a run that is not here finds its lines: weights are not committed, figures are. Without those lines
+it is trained and scored again.
+
 ``smoke`` holds the flags that make a step small; such results go to a folder that is thrown away, and each figure must
-lie within FAR standard errors of the committed one. Data are found as by every command, in $FSGEN_DATA or ./data.
+lie within FAR standard errors of the committed one. Runs are trained for a few steps there, and what is asked about
+those is held to nothing. Data are found as by every command, in $FSGEN_DATA or ./data.
 """
 
 from __future__ import annotations
@@ -21,16 +28,17 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from fsgen.cli import main as main_of_fsgen
+from fsgen.run.log import Log
 from fsgen.storage import config_from_bytes
 
 ROOT = Path(__file__).resolve().parents[1]
-FIGURE = {"evaluate": "nats", "classify": "accuracy"}  # by command; its standard error is "se"
-KIND = {"evaluate": "likelihood", "classify": "classification"}
+FIGURE = {"evaluate": "nats", "classify": "accuracy", "quality": "recognizability"}  # by command
+KIND = {"evaluate": "likelihood", "classify": "classification", "quality": "quality"}
 SHOTS = [0, 1, 2, 3, 4, 5, 10, 19]  # of an evaluation, where a step names none
 FAR = 5.0
 
@@ -57,30 +65,33 @@ class Step:
         return ROOT / self.flags.get("out", f"{self.run}/results.jsonl")
 
     def lines(self, path: Path | None = None) -> list[dict[str, Any]]:
-        """What the results file holds of these weights and this command."""
-        path = path or self.out
-        if not path.is_file():
-            return []
-        weights = (
-            hashlib.sha256((ROOT / self.run / "weights.safetensors").read_bytes()).hexdigest() if self.run else None
-        )
-        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        return [r for r in records if r.get("kind") == KIND[self.command] and r.get("weights_sha256") == weights]
+        """What the results file holds of these weights and this command; by the name of a run that is not here."""
+        found = [r for r in Log(path or self.out).records() if r.get("kind") == KIND[self.command]]
+        if self.run and not (ROOT / self.run).is_dir():
+            return [r for r in found if r.get("run") == Path(self.run).name]
+        weights = ROOT / self.run / "weights.safetensors" if self.run else None
+        digest = hashlib.sha256(weights.read_bytes()).hexdigest() if weights and weights.is_file() else None
+        return [r for r in found if r.get("weights_sha256") == digest]
 
     def done(self) -> bool:
         found = [record for record in self.lines() if self._made(record)]
         if self.command == "classify":
             return bool(found)
-        wanted = itertools.product(self.flags.get("classes", [1]), self.flags.get("shots", SHOTS))
+        ways = self.flags.get("classes", [self.flags.get("ways", 1)])
+        wanted = itertools.product(ways, self.flags.get("shots", SHOTS))
         return set(wanted) <= {(record["ways"], record["shots"]) for record in found}
 
     def _made(self, record: dict[str, Any]) -> bool:
-        """Whether a line could come from this command; ways and shots of an evaluation are not looked at."""
+        """Whether a line could come from this command; ways and shots are looked at where they are one number."""
         f = self.flags
-        same = [record["data"]["name"] == f.get("data", self._trained_on()), record["seed"] == f.get("seed", 0)]
+        data = f.get("data", self._trained_on())
+        same = [data in (None, record["data"]["name"]), record["seed"] == f.get("seed", 0)]
         if self.command == "evaluate":
             same += [record["protocol"] == f.get("protocol", "strict"), record["sets"] == f.get("sets", 200)]
             same += [record["exact"] or record["particles"] == f.get("particles", 1000)]
+        elif self.command == "quality":
+            same += [record[name] == f[name] for name in ("episodes", "samples")]
+            same += [record["critic"]["run"] == Path(f["critic"]).name]
         else:
             same += [record[name] == f[name] for name in ("task", "ways", "shots", "episodes", "queries")]
             by, known = record["classifier"], [f["classifier"]] if "classifier" in f else ["own", "likelihood"]
@@ -88,14 +99,15 @@ class Step:
         return all(same)
 
     def _trained_on(self) -> str | None:
-        if self.run is None:
+        """The data source of the run; None of one that is not here."""
+        path = ROOT / str(self.run) / "config.yaml"
+        if self.run is None or not path.is_file():
             return None
-        path = ROOT / self.run / "config.yaml"
         return config_from_bytes(path.read_bytes(), source=str(path))["training"]["data"]["name"]
 
     def changed(self, **flags: Any) -> Step:
         """The step with other flags."""
-        return Step(self.command, self.run, {**self.flags, **flags})
+        return replace(self, flags={**self.flags, **flags})
 
     def execute(self) -> int:
         """Runs the step in a process of its own, so that its provenance holds the command."""
@@ -103,14 +115,54 @@ class Step:
         return subprocess.run([sys.executable, "-m", "fsgen", *self.words], cwd=ROOT, check=False).returncode
 
 
+class Training(Step):
+    """A run: ``run`` is its configuration, ``out`` its folder; it goes on where it was stopped."""
+
+    @property
+    def words(self) -> list[str]:
+        given = []
+        for name, value in self.flags.items():
+            given += [f"--{name}", value if isinstance(value, str) else json.dumps(value)]
+        return ["train", "--config", str(self.run), *given, "--resume"]
+
+    def done(self) -> bool:
+        path = ROOT / str(self.run)
+        last = self.flags.get("steps") or config_from_bytes(path.read_bytes(), source=str(path))["steps"]
+        ends = Log(self.out / "sessions.jsonl").records()[-1:]
+        return [(end["reason"], end["step"]) for end in ends] == [("finished", last)]
+
+
+class Sheet(Step):
+    """A contact sheet of samples, made again only where it was removed."""
+
+    def done(self) -> bool:
+        return self.out.is_file()
+
+
+COMMANDS: dict[str, type[Step]] = {**dict.fromkeys(FIGURE, Step), "train": Training, "sample": Sheet}
+
+
+def shared(flags: dict[str, Any], command: str) -> dict[str, Any]:
+    """The flags of all commands, and those under the name of this one."""
+    return {name: value for name, value in flags.items() if name not in COMMANDS} | flags.get(command, {})
+
+
 def steps(plan: dict[str, Any]) -> Iterator[Step]:
     """The steps of a plan in order."""
     for item in plan["steps"]:
-        flags = {**plan.get("flags", {}), **item}
-        (command,) = flags.keys() & FIGURE.keys()
-        run, each = flags.pop(command), flags.pop("each", {})
+        (command,) = item.keys() & COMMANDS.keys()
+        own = {name: value for name, value in item.items() if name not in (command, "each")}
+        flags, each = {**shared(plan.get("flags", {}), command), **own}, item.get("each", {})
         for values in itertools.product(*each.values()):
-            yield Step(command, run, {**flags, **dict(zip(each, values, strict=True))})
+            yield COMMANDS[command](command, item[command], {**flags, **dict(zip(each, values, strict=True))})
+
+
+def missing(step: Step, plan: list[Step]) -> bool:
+    """Whether a step has to be run: it is not done, and no training whose figures are all there without its run."""
+    if step.done() or not isinstance(step, Training):
+        return not step.done()
+    about = [other for other in plan if other.run == step.flags["out"]]
+    return not about or not all(other.done() for other in about)
 
 
 def cell(record: dict[str, Any]) -> tuple[Any, ...]:
@@ -121,32 +173,48 @@ def cell(record: dict[str, Any]) -> tuple[Any, ...]:
 
 def far_off(small: dict[str, Any], known: dict[str, Any], name: str) -> str | None:
     """What is wrong with a figure of a small run, if something is; its error is that of one image at least."""
-    count = small.get("episodes", 0) * small["ways"] * small.get("queries", 0)
-    least = math.sqrt(known[name] * (1 - known[name]) / count) + 1 / count if count else 0.0
-    error = math.hypot(max(small["se"], least), known["se"])
-    if abs(small[name] - known[name]) <= FAR * error:
+    (value, se), (right, known_se) = (
+        (r[name]["mean"], r[name]["se"]) if isinstance(r[name], dict) else (r[name], r["se"]) for r in (small, known)
+    )
+    count = small.get("episodes", 0) * small["ways"] * small.get("queries", small.get("samples", 0))
+    least = math.sqrt(right * (1 - right) / count) + 1 / count if count else 0.0
+    error = math.hypot(max(se, least), known_se)
+    if abs(value - right) <= FAR * error:
         return None
-    return f"{small['run']}: {name} {small[name]:.3f} +- {error:.3f} at {cell(small)}, committed {known[name]:.3f}"
+    return f"{small['run']}: {name} {value:.3f} +- {error:.3f} at {cell(small)}, committed {right:.3f}"
 
 
 def smoke(chosen: list[Step], small: dict[str, Any]) -> int:
-    """The steps with flags that make them small; 1 if a figure is far from the committed one."""
-    wrong = []
+    """The steps with flags that make them small, each once; 1 if a figure is far from the committed one."""
+    wrong: list[str | None] = []
+    trained: dict[str | None, str] = {}
+    tried: list[Step] = []
     with tempfile.TemporaryDirectory() as folder:
-        for number, step in enumerate(chosen):
-            out = Path(folder) / f"{number}.jsonl"
-            words = step.changed(**small, out=str(out)).words
+        for step in chosen:
+            out = Path(folder) / f"{len(tried)}{step.out.suffix}"
+            if isinstance(step, Training):
+                trained[step.flags["out"]] = str(out)
+            little = replace(step.changed(**shared(small, step.command)), run=trained.get(step.run, step.run))
+            if little in tried:
+                continue
+            tried.append(little)
+            words = little.changed(out=str(out)).words
             print("fsgen", *words, flush=True)
             if main_of_fsgen(words):
                 return 1
-            known = {cell(record): record for record in step.lines()}
-            for record in step.lines(out):
-                if cell(record) in known:
-                    wrong.append(far_off(record, known[cell(record)], FIGURE[step.command]))
+            if step.command in FIGURE and step.run not in trained:
+                wrong += compared(step, out)
     for line in filter(None, wrong):
         print(line)
     print(f"{len(wrong)} figures held to the committed ones, {sum(w is not None for w in wrong)} of them far off")
     return int(any(wrong))
+
+
+def compared(step: Step, out: Path) -> list[str | None]:
+    """What is wrong with each figure of a small run that has a committed one."""
+    known = {cell(record): record for record in step.lines()}
+    found = [record for record in step.lines(out) if cell(record) in known]
+    return [far_off(record, known[cell(record)], FIGURE[step.command]) for record in found]
 
 
 def main() -> int:
@@ -158,14 +226,15 @@ def main() -> int:
     args = parser.parse_args()
     path = args.experiment / "plan.yaml"
     plan = config_from_bytes(path.read_bytes(), source=str(path))
-    chosen = [step for step in steps(plan) if args.only in " ".join(step.words)]
+    whole = list(steps(plan))
+    chosen = [step for step in whole if args.only in " ".join(step.words)]
     if args.smoke:
         return smoke(chosen, plan["smoke"])
     for step in chosen:
-        done = step.done()
+        todo = missing(step, whole)
         if args.list:
-            print("done" if done else "todo", "fsgen", *step.words)
-        elif not done and (status := step.execute()):
+            print("todo" if todo else "done", "fsgen", *step.words)
+        elif todo and (status := step.execute()):
             return status
     return 0
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import runpy
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from fsgen.adaptation import Adapted, Likelihood
+from fsgen.registry import MODELS
 from fsgen.storage import config_from_bytes
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,8 +38,13 @@ def test_there_are_plans() -> None:
 def test_a_step_is_a_command_that_fsgen_takes(step: Any) -> None:
     command = importlib.import_module(f"fsgen.cli.{step.command}")
     command.parser().parse(step.words[1:])
-    assert step.out.parent.is_dir()
-    assert step.run is None or (ROOT / step.run).parent.name == "models"
+    if step.command == "train":
+        assert (ROOT / step.run).is_file()
+        assert step.out.parent == ROOT / "runs"
+    else:
+        trained = [str(other.out.relative_to(ROOT)) for other in STEPS if other.command == "train"]
+        assert step.out.parent.is_dir()
+        assert step.run is None or step.run in trained or (ROOT / step.run).parent.name == "models"
 
 
 @pytest.fixture
@@ -111,3 +120,101 @@ def test_a_small_run_may_differ_by_its_error_alone(step: Any) -> None:
     known, right, wrong = (known | asked | {"accuracy": a} for a in (0.9, 1.0, 0.2))
     assert plans.far_off(right, known, "accuracy") is None
     assert "0.200" in (plans.far_off(wrong, known, "accuracy") or "")
+
+
+PLAN = """
+flags: {train: {seed: 3}, evaluate: {sets: 9, shots: [0, 1], out: results.jsonl}}
+smoke: {train: {steps: 2}, evaluate: {sets: 2}}
+steps:
+- {train: config.yaml, out: runs/one, model.options: {steps: 0}}
+- {evaluate: runs/one, protocol: strict}
+"""
+
+
+@pytest.fixture
+def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    monkeypatch.setattr(plans, "ROOT", tmp_path)
+    (tmp_path / "config.yaml").write_text("steps: 5\n")
+    return list(plans.steps(config_from_bytes(PLAN.encode(), source="plan")))
+
+
+def train(step: Any, at: int, reason: str) -> None:
+    step.out.mkdir(parents=True, exist_ok=True)
+    (step.out / "sessions.jsonl").write_text(json.dumps({"step": at, "reason": reason}) + "\n")
+    (step.out / "config.yaml").write_text("training: {data: {name: glyphs}}\n")
+
+
+def todo(plan: list[Any]) -> list[str]:
+    return [step.command for step in plan if plans.missing(step, plan)]
+
+
+def test_a_run_is_trained_by_one_resumable_command(plan: list[Any]) -> None:
+    words = ["train", "--config", "config.yaml", "--seed", "3", "--out", "runs/one", "--model.options"]
+    assert plan[0].words == [*words, '{"steps": 0}', "--resume"]
+    assert plan[1].words[:4] == ["evaluate", "runs/one", "--sets", "9"]
+
+
+def test_a_run_is_done_when_it_has_finished_at_the_last_step(plan: list[Any]) -> None:
+    for at, reason, done in ((3, "signal 2", False), (4, "finished", False), (5, "finished", True)):
+        train(plan[0], at, reason)
+        assert plan[0].done() is done
+    assert not plan[0].changed(steps=6).done()
+    assert todo(plan) == ["evaluate"]
+
+
+def test_a_run_that_is_not_here_counts_by_its_figures(plan: list[Any]) -> None:
+    assert todo(plan) == ["train", "evaluate"]
+    write(plan[1], lines(plan[1], run="one", exact=False, particles=1000)[:1], own=False)
+    assert todo(plan) == ["train", "evaluate"]
+    write(plan[1], lines(plan[1], run="two", exact=False, particles=1000), own=False)
+    assert todo(plan) == ["train", "evaluate"]
+    write(plan[1], lines(plan[1], run="one", exact=False, particles=1000), own=False)
+    assert todo(plan) == []
+    train(plan[0], 3, "signal 2")
+    assert todo(plan) == ["train", "evaluate"]
+
+
+def test_a_small_run_asks_what_it_trained_and_holds_it_to_nothing(
+    plan: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given: list[list[str]] = []
+    monkeypatch.setattr(plans, "main_of_fsgen", lambda words: given.append(words) or 0)
+    write(plan[1], lines(plan[1], run="one"), own=False)
+    small = {"train": {"steps": 2}, "evaluate": {"sets": 2}}
+    assert plans.smoke([*plan, plan[1]], small) == 0
+    trained, asked = given
+    assert trained[trained.index("--steps") + 1] == "2"
+    assert asked[1] == trained[trained.index("--out") + 1] != "runs/one"
+    assert asked[asked.index("--sets") + 1] == "2"
+    assert "0 figures held" in capsys.readouterr().out
+
+
+def test_sheets_are_done_when_they_are_there_and_samples_by_their_critic(step: Any) -> None:
+    about = {"critic": "models/judge", "ways": 20, "shots": [1], "samples": 5, "episodes": 30}
+    items = [{"sample": "model", "out": "sheet.png", "each": {"seed": [0]}}, {"quality": "model", **about}]
+    sheet, judged = plans.steps({"flags": {"sample": {"each": [0, 5]}}, "steps": items})
+    assert sheet.words == ["sample", "model", "--each", "0", "5", "--out", "sheet.png", "--seed", "0"]
+    assert not sheet.done()
+    sheet.out.write_bytes(b"")
+    assert sheet.done()
+    found = {"kind": "quality", "ways": 20, "shots": 1, "samples": 5, "episodes": 30, "critic": {"run": "judge"}}
+    write(judged, [lines(judged)[0] | found])
+    assert judged.done()
+    assert not judged.changed(critic="models/other").done()
+    assert not judged.changed(shots=[1, 5]).done()
+
+
+def test_what_is_adapted_class_by_class_begins_as_adapted_to_the_first_and_goes_on_from_there() -> None:
+    after = runpy.run_path(str(ROOT / "experiments/adaptation/measure.py"), run_name="measure")["after_arrivals"]
+    base = MODELS.require("pixelcnn").tiny((1, 2, 2)).eval()
+    model = Adapted(base, Likelihood(leave_one_out=False), steps=2, rate=0.1, learned_rates=False).eval()
+    sets, queries = torch.rand(2, 3, 1, 2, 2).round(), torch.rand(4, 1, 2, 2).round()
+
+    def nats(model: Any, support: torch.Tensor) -> float:
+        return -float(model.condition(support).log_prob(queries).mean())
+
+    found = after(model, sets, queries)
+    assert found[:2] == pytest.approx([nats(base, sets[0, :0]), nats(model, sets[0])])
+    assert abs(found[2] - nats(model, sets[1])) > 1e-4
+    memory = MODELS.require("few-shot-pixelcnn").tiny((1, 2, 2)).eval()
+    assert after(memory, sets, queries)[2] == pytest.approx(nats(memory, sets.flatten(0, 1)))

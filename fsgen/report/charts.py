@@ -61,7 +61,7 @@ class Spot:
     y: tuple[float, float, float]
 
 
-def by_shots(curves: Sequence[Curve], label: str, zero: bool = False) -> str:
+def by_shots(curves: Sequence[Curve], label: str, zero: bool = False, across: str = "shots: images given") -> str:
     """Curves against the number of images given, on an axis in log(1 + shots)."""
     shots = sorted({x for curve in curves for x in curve.x})
     placed = [np.log1p(x) for x in shots]
@@ -72,7 +72,7 @@ def by_shots(curves: Sequence[Curve], label: str, zero: bool = False) -> str:
 
     def axes(ax: Any) -> None:
         ax.set_xticks([placed[i] for i in kept], [f"{shots[i]:g}" for i in kept])
-        ax.set_xlabel("shots: images given")
+        ax.set_xlabel(across)
         if zero:
             ax.axhline(0, color="#555555", linewidth=0.8)
 
