@@ -35,16 +35,16 @@ def repeats(folder: Path) -> str:
         "| model | *strict* | *published* | its targets that repeat an image | its other targets | repeats, % |",
         "|---|---:|---:|---:|---:|---:|",
     ]
-    for run in dict.fromkeys(step.run for step in done if step.run):
-        shots = max(t for step in done if step.run == run for t in step.flags["shots"])
-        records = [r for r in read_results(ROOT / run / "results.jsonl") if (r["ways"], r["shots"]) == (1, shots)]
+    for run, out in dict.fromkeys((step.run, step.out) for step in done if step.run):
+        name, shots = Path(run or "").name, max(t for step in done if step.run == run for t in step.flags["shots"])
+        records = [r for r in read_results(out) if (r["run"], r["ways"], r["shots"]) == (name, 1, shots)]
         by = {r["protocol"]: r for r in records}
         if {"strict", "published"} <= by.keys():
             leaky = by["published"]
             parts = (by["strict"], leaky, leaky["repeated"], leaky["unrepeated"])
             cells = [f"{part['nats']:.1f} ± {part['se']:.1f}" for part in parts]
             share = f"{100 * leaky['repeated']['sets'] / leaky['sets']:.0f}"
-            lines.append(f"| {Path(run).name} | " + " | ".join([*cells, share]) + " |")
+            lines.append(f"| {name} | " + " | ".join([*cells, share]) + " |")
     return "\n".join(lines)
 
 
