@@ -53,6 +53,16 @@ FIGURES: dict[str, tuple[str, str, dict[str, str]]] = {
             "ratio / T, median": "{share_of_length[median]:.2f}",
         },
     ),
+    "pixelcnn_step": (
+        "pixelcnn_step",
+        "rows",
+        {
+            "candidate": "{candidate}",
+            "images a second": "{images_per_second:.1f}",
+            **RATIO,
+            "share of the roofline": "{share_of_roofline:.1%}",
+        },
+    ),
     "particles": (
         "particles",
         "rows",

@@ -131,6 +131,7 @@ class PatchMemory(SetEncoder):
         return match.masked_fill(~seen[..., None, :], -torch.inf).softmax(-1)
 
 
+@torch.compiler.disable  # which branch to take is read from the mask
 def _fused(asked: Tensor, keys: Tensor, values: Tensor, seen: Tensor) -> Tensor:
     """Read-outs [K, B, Q, heads, d] of ``asked``; queries with the same memory are rows of one product."""
     if bool((seen == seen[:, :1]).all()):
