@@ -6,8 +6,10 @@ was started alone is a job of its own: nothing is set up and nothing waits.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
+import sys
 from collections.abc import Iterator
 
 from fsgen.errors import InputError
@@ -35,5 +37,16 @@ def joined(timeout: float) -> Iterator[Job]:
     from fsgen.parallel.processes import Processes  # torch, which usage errors do without
 
     job = Processes(timeout)
-    yield job
+    try:
+        yield job
+    except LostPeerError as error:
+        atexit.register(_end, error.exit_status)
+        raise
     job.leave()
+
+
+def _end(status: int) -> None:
+    """Ends the process at once: torch's threads, ended after a peer was lost, have aborted it instead."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(status)
