@@ -199,10 +199,8 @@ READING = (
 def _asked(by_pixel: bool, readings: int) -> str:
     """The first words of the caption: who asks."""
     if by_pixel:
-        heads = f" Shares are means over {readings} heads." if readings > 1 else ""
-        return (
-            f"Left: an image of the class as far as it is drawn; the tip of the red line is the pixel that asks.{heads}"
-        )
+        heads = f", in the mean of {readings} heads" if readings > 1 else ""
+        return f"Left: an image as far as it is drawn; the pixel at the tip of the red line asks{heads}."
     steps = f", a row each of {readings} attention steps" if readings > 1 else ""
     return f"Left: an image of the class that is encoded{steps}."
 
