@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -96,6 +96,22 @@ class FewShotModel(Trainable):
             InputError: wrong shape, type or range; the message says what it holds and how to change it.
         """
         return ConditionalDensity(self, check_images("support", support, self.event_shape, self.levels))
+
+
+@runtime_checkable
+class Attends(Protocol):
+    """A model that can say what it reads of the support. Nothing is read of what a query does not see."""
+
+    def attention_maps(self, episode: Episode) -> tuple[Float[Tensor, "B Q H W N S h w"], Float[Tensor, "B Q H W N"]]:
+        """Shares, which sum to one, of all that is read: of every patch of the support, and of what stands for none.
+
+        H and W are 1 where the whole query asks at once, h and w where whole images are read; N readings: the heads of
+        the attention, or its steps in their order.
+
+        Raises:
+            InputError: the model was built without attention.
+        """
+        ...
 
 
 class ConditionalDensity:

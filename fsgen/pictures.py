@@ -1,4 +1,4 @@
-"""Pictures of what a model does: the nearest training images of its samples, reconstructions, a map of set codes.
+"""Pictures of what a model does: nearest training images of samples, reconstructions, set codes, attention maps.
 
 A picture is a function registered in ``PICTURES``; a model that lacks the part which it shows gets a reason instead.
 """
@@ -19,14 +19,18 @@ from fsgen.classification.classifier import still
 from fsgen.data.images import Images
 from fsgen.data.sampler import Draw, EpisodeSampler
 from fsgen.episode import Episode
+from fsgen.errors import InputError
 from fsgen.inference import PerView, latents, reconstruct
-from fsgen.model import FewShotModel
+from fsgen.model import Attends, FewShotModel
 from fsgen.quality import draws_of
 from fsgen.sheets import contact_sheet
 
 SEARCHED = 4096  # images compared at a time
 MAPPED, SIDE = 150, 760  # sets on a map, and its pixels a side
 TINTS = [[0, 114, 178], [213, 94, 0], [0, 158, 115], [204, 121, 167], [230, 159, 0], [0, 0, 0]]  # Okabe & Ito (2008)
+
+READ, MARK = np.array([[[230]], [[110]], [[0]]]) / 255, np.array([[[213]], [[0]], [[50]]]) / 255
+ATTENDED, ASKED = 3, 4  # sets on a sheet of attention maps, and the most pixels, or images, that ask of one set
 
 
 @dataclass(frozen=True)
@@ -161,6 +165,86 @@ def codes(scene: Scene) -> Picture:
         f"{', '.join(names)}."
     )
     return Picture(_placed((left * sizes)[:, :2], sets[:, 0].cpu().numpy(), tints), caption)
+
+
+@picture("attention")
+def attention(scene: Scene) -> Picture:
+    """What a model reads of its support, for single pixels of an image or for the whole of it."""
+    model, episode = scene.model, scene.episode()
+    if not isinstance(model, Attends):
+        return Picture(None, "The model does not attend to its support, so there is no attention to show.")
+    episode = Episode(episode.support[:ATTENDED], episode.query[:ATTENDED, :ASKED])
+    try:
+        patches, nothing = (shares.float().cpu().numpy() for shares in model.attention_maps(episode))
+    except InputError as error:
+        return Picture(None, str(error))
+    by_pixel, rows = patches.shape[2] * patches.shape[3] > 1, []
+    for b, (support, queries) in enumerate(zip(*map(_inked, (episode.support, episode.query)), strict=True)):
+        if by_pixel:
+            for y, x in _asking(queries[0], ASKED):
+                drawn, none = _as_far_as(queries[0], y, x), float(nothing[b, 0, y, x].mean())
+                rows.append(_reading(drawn, support, patches[b, 0, y, x].mean(0), none))
+        else:
+            for q, n in np.ndindex(len(queries), patches.shape[4]):
+                rows.append(_reading(queries[q], support, patches[b, q, 0, 0, n], float(nothing[b, q, 0, 0, n])))
+    return Picture(contact_sheet(rows, scale=3, split=1), _asked(by_pixel, patches.shape[4]) + READING)
+
+
+READING = (
+    " Right: the support; the deeper the orange, the more is read there, full orange where most is in that row. The "
+    "bar under an image is its share of all that is read; the frame without an image stands for reading nothing."
+)
+
+
+def _asked(by_pixel: bool, readings: int) -> str:
+    """The first words of the caption: who asks."""
+    if by_pixel:
+        heads = f", in the mean of {readings} heads" if readings > 1 else ""
+        return f"Left: an image as far as it is drawn; the pixel at the tip of the red line asks{heads}."
+    steps = f", a row each of {readings} attention steps" if readings > 1 else ""
+    return f"Left: an image of the class that is encoded{steps}."
+
+
+def _inked(images: Tensor) -> np.ndarray:
+    """Images as colours [..., 3, H, W] with dark ink on white, or pale where they have colours of their own."""
+    values = images.clamp(0, 1).float().cpu().numpy()
+    return np.repeat(1 - values, 3, -3) if values.shape[-3] == 1 else 0.4 + 0.6 * values
+
+
+def _asking(image: np.ndarray, count: int) -> list[tuple[int, int]]:
+    """Places of pixels that split the ink of an image [3, H, W], in the order of drawing, into equal parts."""
+    ink = (1 - image.mean(0)).ravel().astype(np.float64) + 1e-6
+    drawn = ink.cumsum() / ink.sum()
+    found = np.searchsorted(drawn, (np.arange(count) + 0.5) / count)
+    return [divmod(int(i), image.shape[-1]) for i in found]
+
+
+def _as_far_as(image: np.ndarray, y: int, x: int) -> np.ndarray:
+    """An image [3, H, W] up to a pixel, at which a line ends from below; grey after it."""
+    drawn = image.copy()
+    drawn[:, y, x + 1 :] = drawn[:, y + 1 :] = 0.85
+    drawn[:, y : y + 4, x] = MARK[:, :, 0]
+    return drawn
+
+
+def _reading(query: np.ndarray, support: np.ndarray, shares: np.ndarray, none: float) -> list[np.ndarray]:
+    """A row of a sheet: the query, the support tinted by shares [S, h, w], and an empty frame, above bars of shares."""
+    frame = np.ones_like(query)
+    most = max(float(shares.max(initial=0)), 1e-12)
+    row = [_above_a_bar(query, 0.0)]
+    for image, share in zip(support, shares, strict=True):
+        rows, columns = (np.arange(n) * k // n for n, k in zip(image.shape[1:], share.shape, strict=True))
+        strength = share[np.ix_(rows, columns)] / most
+        row.append(_above_a_bar(image * (1 - strength * (1 - READ)), float(share.sum())))
+    return [*row, _above_a_bar(frame, none)]
+
+
+def _above_a_bar(image: np.ndarray, share: float) -> np.ndarray:
+    """An image [3, H, W] above a bar that fills a share of its width, 4 rows higher."""
+    strip = np.ones((3, 4, image.shape[-1]))
+    strip[:, 0] = 0.9
+    strip[:, 1:3, : round(share * image.shape[-1])] = READ[:, :1]
+    return np.concatenate([image, strip], 1)
 
 
 def _of_few_groups(sampler: EpisodeSampler) -> list[Draw]:

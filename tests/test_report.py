@@ -138,8 +138,30 @@ def test_the_page_is_whole_and_asks_nothing_of_anyone(rich: list[Path]) -> None:
     assert any(attrs.get("name") == "viewport" for _, attrs in found.tags)
 
 
+def test_the_page_can_be_read_on_a_phone_by_ear_and_on_paper(rich: list[Path]) -> None:
+    text = build(rich)["report.html"].decode()
+    found = Page(text)
+    tags = [tag for tag, _ in found.tags]
+    assert ("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}) in found.tags
+    assert [tag for tag in tags if re.fullmatch("h[1-6]", tag)] == ["h1", *["h2"] * tags.count("section")]
+    assert all(str(attrs.get("alt") or "").strip() for tag, attrs in found.tags if tag == "img")
+    assert all(attrs.get("role") == "img" and attrs["aria-label"] for tag, attrs in found.tags if tag == "svg")
+    boxes = [attrs for tag, attrs in found.tags if tag == "div"]
+    assert len(boxes) == tags.count("table") > 10
+    assert all("scroll" in str(box["class"]) and box["tabindex"] == "0" for box in boxes)
+    ((style, paper),) = re.findall(r"<style>(.*?)@media print \{(.*?)</style>", text, re.S)
+    assert ".scroll {\n  overflow-x: auto" in style
+    for rule in ("size: landscape", "tr { break-inside: avoid; }", "thead { display: table-header-group; }",
+                 "nav { display: none; }", ".number span { white-space: nowrap; }"):  # fmt: skip
+        assert rule in paper
+    assert re.search(r"figure \{[^}]*break-inside: avoid", style)
+    sizes = [float(size) for size in re.findall(r"font(?:-size)?: ([\d.]+)px", text)]
+    assert min(sizes) >= 10  # a chart is about as wide, in its own pixels, as a phone
+    assert re.search(r'<td class="number"><span>[^<\[]+</span> <span>\[[^<]+\]</span></td>', text)
+
+
 def test_every_section_is_there(rich: list[Path]) -> None:
-    text = " ".join(page(rich).words)
+    text = " ".join(" ".join(page(rich).words).split())
     for words in (
         "What was evaluated", "bound, K = 50 to 500, ESS 25.0 %", "exact", "Gain over the same model at 0 shots",
         "Gain over second, which ignores the support", "Difference to", "The bound with more particles",

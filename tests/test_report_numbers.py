@@ -181,6 +181,20 @@ def test_classifications_keep_what_they_hold_and_may_lack_the_rest(tmp_path: Pat
     assert (five["shots"], len(five["verdicts"])) == (5, 1)
 
 
+def test_confidence_that_few_answers_have_is_not_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(charts, "reliability", lambda curves: drawn.extend(curves) or "<svg></svg>")
+    bins = [{"confidence": c, "accuracy": 0.5, "queries": n} for c, n in ((0.1, 9), (0.4, 10), (0.9, 300))]
+    again = verdict(bins=bins, classifier={"name": "cosine", "options": {}}, accuracy=0.5)
+    text = build([scored(tmp_path / "a", verdict(bins=bins, episodes=1000), again)])["report.md"].decode()
+    assert [(curve.label, curve.x) for curve in drawn] == [
+        ("first, likelihood", (0.4, 0.9)),
+        ("first, cosine", (0.4, 0.9)),
+    ]
+    assert len({curve.style for curve in drawn}) == 2
+    assert "Episodes: 400 to 1000." in text
+
+
 def test_longer_evaluations_of_one_list_of_episodes_stand_beside_shorter_ones(tmp_path: Path) -> None:
     longer = verdict(run="longer", list_digest="f" * 64, episodes=900)
     other = verdict(run="longer", task="alphabet")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,14 +13,20 @@ from commands import Command, refusal
 from PIL import Image
 from scored import line, scored
 from tiny import SMALL_MODELS, strokes
+from torch import Tensor, nn
 
+from fsgen.data.sampler import EpisodeSampler
 from fsgen.episode import Episode
 from fsgen.inference import reconstruct
-from fsgen.pictures import nearest
-from fsgen.registry import build
+from fsgen.model import Attends
+from fsgen.pictures import PICTURES, Scene, nearest, pictures
+from fsgen.registry import MODELS, build
 from fsgen.report.build import build as report
 
 GLYPHS = {"alphabets": 6, "characters": 5, "drawers": 8, "size": 8}
+NAMES = sorted(MODELS.discover())
+ATTENTIVE = [name for name in NAMES if issubclass(MODELS.require(name), Attends)]
+ORANGE = (230, 110, 0)
 DATA = ["--data", "glyphs", *[f"--data-options.{key}={value}" for key, value in GLYPHS.items()]]
 
 
@@ -43,6 +50,78 @@ def test_a_reconstruction_is_what_the_decoder_makes_of_the_mean() -> None:
     assert not torch.allclose(reconstruct(model, other)[:, 1], again[:, 1])
 
 
+def scene(model: Any, shots: int = 2) -> Scene:
+    """Two sets of strokes on 8x8 pixels, three queries each."""
+    train, test = (strokes(split, Path(), size=8) for split in ("train", "test"))
+    return Scene(model.eval(), None, EpisodeSampler(test, shots=shots, queries=3, seed=0), train, 2, 0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_model_gives_each_picture_or_says_why_not(name: str) -> None:
+    model = MODELS.require(name).tiny((1, 8, 8))
+    made = pictures(scene(model))
+    assert made.keys() == PICTURES.keys()
+    for one in made.values():
+        assert one.sheet is None or (one.sheet.dtype, one.sheet.shape[2]) == (np.uint8, 3)
+        assert one.caption.endswith(".")
+    assert (made["attention"].sheet is not None) == (name in ATTENTIVE)
+    assert name in ATTENTIVE or "does not attend to its support" in made["attention"].caption
+
+
+@pytest.mark.parametrize("name", ATTENTIVE)
+def test_shares_of_what_is_read_sum_to_one_and_what_is_not_seen_is_not_read(name: str) -> None:
+    model = MODELS.require(name).tiny((1, 4, 4)).double()
+    for parameter in model.parameters():
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    support, query = (torch.rand(2, n, 1, 4, 4).round().double() for n in (3, 2))
+    visible = torch.tensor([[True, False, True], [False, False, False]]).expand(2, -1, -1)
+    patches, nothing = model.attention_maps(Episode(support, query, visible))
+    torch.testing.assert_close(patches.sum((-1, -2, -3)) + nothing, torch.ones_like(nothing))
+    assert not patches[:, 0, ..., 1, :, :].any()
+    assert not patches[:, 1].any()
+    assert (patches[:, 0, ..., [0, 2], :, :] > 0).all()
+    alone, _ = model.attention_maps(Episode(support[:, [0, 2]], query[:, :1]))
+    torch.testing.assert_close(patches[:, :1, ..., [0, 2], :, :], alone)
+
+
+class Reader(nn.Module):
+    """Reads fixed shares of two empty images."""
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.like, self.shape = nn.Parameter(torch.zeros(1)), shape
+
+    def attention_maps(self, episode: Episode) -> tuple[Tensor, Tensor]:
+        shares = torch.tensor([0.5, 0.25])[:, None, None].expand(*self.shape, 2, 1, 1)
+        return shares, torch.full(self.shape, 0.25)
+
+
+@pytest.mark.usefixtures("as_a_user")
+@pytest.mark.parametrize("shape", [(1, 3, 1, 1, 2), (1, 1, 8, 8, 2)], ids=["whole images, two steps", "pixels"])
+def test_tint_and_bar_of_an_image_are_its_share(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    blank = Episode(torch.zeros(1, 2, 1, 8, 8), torch.zeros(1, 3, 1, 8, 8))
+    monkeypatch.setattr(Scene, "episode", lambda self: blank)
+    made = PICTURES["attention"](scene(Reader(*shape)))
+    rows = 4 if shape[2] > 1 else 3 * 2  # four pixels of one image, or three images at two steps
+    assert made.sheet is not None
+    assert made.sheet.shape[:2] == (rows * (12 * 3 + 2) + 2, 4 * 26 + 8)
+    last = made.sheet[-38:]
+    tiles = [last[:, x : x + 24] for x in (34, 60, 86)]
+    assert [tuple(tile[10, 10]) for tile in tiles] == [ORANGE, (242, 182, 128), (255, 255, 255)]
+    assert [int((tile[29] == ORANGE).all(-1).sum()) for tile in tiles] == [12, 6, 6]  # of 24 columns
+    assert ("tip of the red line asks" in made.caption) == (shape[2] > 1)
+    assert ("each of 2 attention steps" in made.caption) == (shape[2] == 1)
+
+
+def test_a_model_built_without_attention_says_so() -> None:
+    plain = MODELS.require("few-shot-pixelcnn")(event_shape=(1, 8, 8), attention=False, channels=4, layers=2)
+    pooled = MODELS.require("gmn")(event_shape=(1, 8, 8), **{**SMALL_MODELS["gmn"], "steps": 0})
+    for model, said in ((plain, "built with attention=False"), (pooled, "built with steps=0: it reads the mean")):
+        made = pictures(scene(model))["attention"]
+        assert made.sheet is None
+        assert said in made.caption
+
+
 @pytest.mark.usefixtures("as_a_user")
 def test_sheets_are_written_and_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fsgen_: Command) -> None:
     monkeypatch.setattr(os, "fsync", lambda fd: None)
@@ -59,13 +138,15 @@ def test_sheets_are_written_and_reported(tmp_path: Path, monkeypatch: pytest.Mon
     held = {run.name: sorted(path.stem for path in (run / "pictures").glob("*.png")) for run in runs}
     assert held["beta-bernoulli"] == ["neighbours"]
     assert held["vae"] == ["neighbours", "reconstructions"]
-    assert held["gmn"] == ["codes", "neighbours", "reconstructions"]
+    assert held["gmn"] == ["attention", "codes", "neighbours", "reconstructions"]
     for run in runs:
         sheet = np.asarray(Image.open(run / "pictures" / "neighbours.png"))
         assert sheet.shape[0] == 2 * 3 * 18 + 2  # two classes of samples, their pixel neighbours and the critic's
         scored(run, line(run=run.name))
     files = report(runs)
-    assert {"neighbours-1.png", "neighbours-2.png", "reconstructions-2.png", "codes-3.png"} <= set(files)
+    assert {"neighbours-1.png", "neighbours-2.png", "reconstructions-2.png", "codes-3.png", "attention-3.png"} <= set(
+        files
+    )
     text = files["report.md"].decode()
     assert "beta-bernoulli. The model has no latent, so there is nothing to reconstruct from." in text
     assert "under each the nearest training image by pixels and the critic's features" in text

@@ -190,6 +190,23 @@ def test_matching_attends_by_cosine_and_strength() -> None:
     torch.testing.assert_close(encode.pool(embedded, visible, query)[0, 0, 0], wanted, **exactly)
 
 
+@pytest.mark.parametrize("steps", [0, 1, 3])
+@pytest.mark.parametrize("pseudo", [True, False])
+def test_what_matching_reads_is_the_memory_by_its_shares(steps: int, pseudo: bool) -> None:
+    embedded, visible, query = draw(4, 3, seed=9, particles=2)
+    visible[0, 0], visible[0, 1] = False, True
+    encode = matching(steps, pseudo).double()
+    code, readings = encode.attend(embedded, visible, query)
+    assert torch.equal(code, encode.pool(embedded, visible, query))
+    memory = torch.cat([embedded, encode.controller.pseudo.expand(2, 1, -1)], 1)
+    torch.testing.assert_close(code[..., :DIM], torch.einsum("kbqs,bsd->kbqd", readings[-1], memory), **exactly)
+    assert len(readings) == max(steps, 1)
+    seen = torch.cat([visible, ~visible.any(-1, keepdim=True) | pseudo], -1)
+    for shares in readings:
+        torch.testing.assert_close(shares.sum(-1), torch.ones(2, 2, 3).double(), **exactly)
+        assert torch.equal(shares > 0, seen.expand_as(shares))
+
+
 @pytest.mark.parametrize("pseudo", [True, False])
 def test_the_pseudo_input_is_read_always_or_for_the_empty_set_alone(pseudo: bool) -> None:
     encode = matching(1, pseudo).double()

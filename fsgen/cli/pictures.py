@@ -23,8 +23,8 @@ def parser() -> Parser:
     p = Parser(
         "pictures",
         "Sheets in RUN/pictures, which `fsgen report` shows: samples with their nearest training images, images of "
-        "unseen classes with their reconstructions, and a map of set codes. A model without the part that a sheet "
-        "shows gets a line that says so.",
+        "unseen classes with their reconstructions, a map of set codes, and what is read of the support by attention. "
+        "A model without the part that a sheet shows gets a line that says so.",
     )
     p.add_argument("run", type=str, metavar="RUN", help="folder written by `fsgen train` or model.save")
     p.add_argument(

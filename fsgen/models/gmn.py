@@ -11,10 +11,12 @@ from typing import Any, ClassVar
 
 import pyro
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from fsgen.distributions import gaussian, head, plates, standard_normal
 from fsgen.episode import Episode
+from fsgen.errors import InputError
 from fsgen.model import FewShotModel
 from fsgen.nets import Affine, image_decoder, image_encoder, join, over_images, prelu
 from fsgen.registry import register
@@ -117,6 +119,21 @@ class GMN(FewShotModel):
         with plates(episode):
             r = self.match_image.pool(support, episode.seen(), query)
             pyro.sample("z", gaussian(self.posterior(join(query, r))))
+
+    def attention_maps(
+        self, episode: Episode
+    ) -> tuple[Float[Tensor, "B Q 1 1 steps S 1 1"], Float[Tensor, "B Q 1 1 steps"]]:
+        """What each step read of the support as the query was encoded, and of the pseudo-input.
+
+        Raises:
+            InputError: the model was built with steps = 0.
+        """
+        if not self.match_image.steps:
+            raise InputError("gmn was built with steps=0: it reads the mean of its support and has no attention maps.")
+        support, query = episode.embedded(self.embed)
+        _, readings = self.match_image.attend(support, episode.seen(), query)
+        weights = torch.stack(readings, -2)[:, :, None, None]
+        return weights[..., :-1, None, None], weights[..., -1]
 
     def _prior(self, support: Tensor, visible: Tensor) -> Any:
         if self.match_prior is None:

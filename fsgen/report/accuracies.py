@@ -13,6 +13,7 @@ from fsgen.report.names import shown
 from fsgen.report.results import Subject
 from fsgen.report.wording import NONE, known, percent, short, span
 
+FEWEST = 10  # answers of one confidence below which their accuracy is not drawn
 PRINTED_ACCURACY = {"omniglot28": "omniglot_classification"}  # tables of published.json by data source
 Finding = Mapping[str, Any]
 
@@ -89,13 +90,14 @@ def classification(number: int, findings: Sequence[Finding], colours: Mapping[st
     names = list(dict.fromkeys((r["run"], r["method"]) for f in _widest_last(findings) for r in f["verdicts"]))
     cells = [{(r["run"], r["method"]): r for r in f["verdicts"]} for f in findings]
     blocks: list[Block] = [Note(about)]
+    episodes = sorted({r["episodes"] for f in findings for r in f["verdicts"] if r["episodes"]})
     for caption, cell in (
         ("Accuracy, % [95 % interval over episodes]", _accuracy),
         ("Calibration error (ECE), %", lambda row: NONE if row is None else percent(row["ece"])),
     ):
         body = tuple((*name, *(cell(column.get(name)) for column in cells)) for name in names)
         blocks.append(Table(caption, ("model", "by", *heads), body, left=2))
-    blocks[1:1] = [Note(f"Episodes: {span(str(r['episodes'] or NONE) for f in findings for r in f['verdicts'])}.")]
+    blocks[1:1] = [Note(f"Episodes: {span(map(str, episodes)) if episodes else NONE}.")]
     if printed := _printed_table(findings, heads):
         blocks.insert(3, printed)
     blocks += [chart for place, f in enumerate(findings) if (chart := _reliability(f"{number}{place:02d}", f, colours))]
@@ -119,16 +121,17 @@ def _printed_table(findings: Sequence[Finding], heads: Sequence[str]) -> Table |
 
 
 def _reliability(place: str, finding: Finding, colours: Mapping[str, int]) -> Chart | None:
-    curves = []
+    curves: list[Curve] = []
     for row in finding["verdicts"]:
-        if bins := sorted((b["confidence"], b["accuracy"]) for b in row["bins"]):
-            name = f"{shown(row['run'], 34)}, {row['method']}"
-            curves.append(Curve(name, colours[row["run"]], finding["protocol"], *zip(*bins, strict=True)))
+        if bins := sorted((b["confidence"], b["accuracy"]) for b in row["bins"] if b["queries"] >= FEWEST):
+            name, colour = f"{shown(row['run'], 34)}, {row['method']}", colours[row["run"]]
+            style = "again" if colour in [curve.colour for curve in curves] else "strict"
+            curves.append(Curve(name, colour, style, *zip(*bins, strict=True)))
     if not curves:
         return None
     caption = (
-        f"Reliability, {finding['ways']}-way {finding['shots']}-shot: accuracy of answers by their confidence; "
-        f"calibrated answers lie on the diagonal."
+        f"Reliability, {finding['ways']}-way {finding['shots']}-shot: accuracy of answers by their confidence, "
+        f"where {FEWEST} or more have it; calibrated answers lie on the diagonal. A second way of a model is dotted."
     )
     return Chart(f"reliability-{place}", charts.reliability(curves), "accuracy against confidence", caption)
 

@@ -15,9 +15,11 @@ from matplotlib.figure import Figure
 
 from fsgen.report.names import shown
 
-# Okabe & Ito (2008), without its yellow, which is faint on white.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+# Okabe & Ito (2008), without its yellow, which is faint on white; then wine, olive and indigo of Tol (2021).
+COLOURS = (
+    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#882255", "#999933", "#332288",
+)  # fmt: skip
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "p", ">")
 REFERENCE = "#6b6b6b"
 PRINTED = "printed"
 STYLES = {"strict": "-", "published": "-.", PRINTED: "--"}
@@ -25,16 +27,16 @@ _SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "fsgen",
     "font.family": "sans-serif",
-    "font.size": 9,
+    "font.size": 11,
     "text.parse_math": False,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
     "grid.color": "#e4e4e4",
     "lines.linewidth": 1.6,
-    "lines.markersize": 4.5,
+    "lines.markersize": 5,
 }
-_WIDTH, _HEIGHT, _LINE = 5.4, 3.3, 0.19  # inches: about a phone's width at full text size
+_WIDTH, _HEIGHT, _LINE = 5.4, 3.4, 0.22  # inches: about a phone's width at full text size
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def scatter(spots: Sequence[Spot], across: str, up: str, floor: float) -> str:
             colour = _look(spot.colour)["color"]
             sides: Any = {"xerr": [[x - left], [right - x]], "yerr": [[y - low], [high - y]]}
             ax.errorbar(x, y, **sides, fmt="none", ecolor=colour, elinewidth=0.9)
-            ax.annotate(spot.text, (x, y), (4, 4), textcoords="offset points", fontsize=8, color=colour)
+            ax.annotate(spot.text, (x, y), (4, 4), textcoords="offset points", fontsize=10, color=colour)
         ax.set_xlim(left=0)
         ax.set_ylim(0, 1.03)
         ax.set_xlabel(across)
@@ -140,7 +142,7 @@ def _drawn(curves: Sequence[Curve], label: str, axes: Any, place: Any) -> str:
         axes(ax)
         ax.set_ylabel(label)
         names = [f" {shown(curve.label)}" for curve in curves]  # a space, as a leading _ would hide the entry
-        figure.legend(handles, names, loc="outside lower left", ncols=columns, frameon=False, fontsize=8)
+        figure.legend(handles, names, loc="outside lower left", ncols=columns, frameon=False, fontsize=10)
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     return _trimmed(file.getvalue())

@@ -21,7 +21,17 @@ def to_html(title: str, summary: str, sections: Sequence[Section]) -> str:
     loader = jinja2.FileSystemLoader(_TEMPLATES)
     pages = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     pages.filters |= {"inline": _inline, "data_uri": _data_uri, "kind": lambda block: type(block).__name__}
+    pages.filters |= {"parts": _parts}
     return pages.get_template("report.html").render(title=title, summary=summary, sections=sections)
+
+
+def _parts(cell: str) -> list[str]:
+    """A number and what stands in brackets after it: on paper, lines break between them and nowhere else.
+
+    >>> _parts("-1.23 [-2.00, +0.50]")
+    ['-1.23', '[-2.00, +0.50]']
+    """
+    return re.split(r" (?=[\[(])", cell)
 
 
 def _inline(chart: Chart) -> str:

@@ -71,24 +71,38 @@ class Matching(SetEncoder):
         visible: Bool[Tensor, "B Q S"],
         query: Float[Tensor, "*K B Q E"] | None = None,
     ) -> Float[Tensor, "*K B Q R"]:
+        code, _ = self.attend(embedded, visible, query)
+        return code
+
+    def attend(
+        self,
+        embedded: Float[Tensor, "B S D"],
+        visible: Bool[Tensor, "B Q S"],
+        query: Float[Tensor, "*K B Q E"] | None = None,
+    ) -> tuple[Float[Tensor, "*K B Q R"], list[Float[Tensor, "*K B Q M"]]]:
+        """The code, and how much each step read of each of the M = S + 1 cells, the pseudo-input last; sums to one.
+
+        With ``steps = 0`` that is one reading, of the plain mean.
+        """
         memory, seen = self.controller.memory(embedded, visible)
         leading = visible.shape[:2] if query is None else query.shape[:-1]
         state = self.controller.initial.to(memory.dtype).expand(*leading, -1)
         if not self.steps:
             weight = seen.to(memory.dtype)
-            read = (weight / weight.sum(-1, keepdim=True)) @ memory
-            read = read.expand(*leading, -1)
-            return torch.cat([read, self.controller.cell(torch.cat([read, state], -1), state)], -1)
-        keys = F.normalize(memory, dim=-1)
+            weight = weight / weight.sum(-1, keepdim=True)
+            read = (weight @ memory).expand(*leading, -1)
+            code = torch.cat([read, self.controller.cell(torch.cat([read, state], -1), state)], -1)
+            return code, [weight.expand(*leading, -1)]
+        keys, readings = F.normalize(memory, dim=-1), []
         wanted = self._fixed_part_of_the_question(query)
         for _ in range(self.steps):
             question = F.linear(state, self.ask.weight[:, : state.shape[-1]]) + wanted
             question = prelu(question, self.ask_slope)
             match = torch.einsum("...bqd,bsd->...bqs", F.normalize(question, dim=-1), keys)
-            attention = (self.strength(state) * match).masked_fill(~seen, -torch.inf).softmax(-1)
-            read = torch.einsum("...bqs,bsd->...bqd", attention, memory)
+            readings.append((self.strength(state) * match).masked_fill(~seen, -torch.inf).softmax(-1))
+            read = torch.einsum("...bqs,bsd->...bqd", readings[-1], memory)
             state = self.controller.cell(torch.cat([read, state], -1), state)
-        return torch.cat([read, state], -1)
+        return torch.cat([read, state], -1), readings
 
     def _fixed_part_of_the_question(self, query: Tensor | None) -> Tensor:
         """The affine map of [state, query] splits; the query's share is the same at every step."""
