@@ -15,7 +15,14 @@ from fsgen.data.sampler import Draw, EpisodeSampler
 from fsgen.episode import Episode
 from fsgen.errors import InputError
 from fsgen.evaluation_shards import WHOLE, Shard
-from fsgen.inference import Discriminative, couples_queries, latent_sites, log_weights, of_own_class
+from fsgen.inference import (
+    Discriminative,
+    couples_queries,
+    latent_sites,
+    log_weights,
+    log_weights_and_terms,
+    of_own_class,
+)
 from fsgen.inference_labels import log_labels
 from fsgen.model import FewShotModel, Trainable
 from fsgen.objectives import ess, iwae, iwae_of_groups
@@ -35,6 +42,9 @@ class Score:
         per_set: NLL of every set in list order, for paired comparisons on the same list.
         bounds: the bound with fewer particles, where it was asked for: of each number of "particles" its "nats" and
             "se", and how far it lies "above" that of all particles on the same sets, with "above_se".
+        terms: mean over sets and particles of each site's share of the bound, nats per image: of "x" the expected
+            -log p(x | latents), of a latent log q - log p, which estimates its KL divergence. Their sum is -ELBO, the
+            bound with one particle. Empty where the likelihood is exact.
     """
 
     ways: int
@@ -51,10 +61,11 @@ class Score:
     unrepeated: dict[str, float | int | None]
     per_set: list[float] = field(repr=False)
     bounds: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    terms: dict[str, float] = field(default_factory=dict, repr=False)
 
     def record(self) -> dict[str, Any]:
-        """Plain numbers for results.jsonl; without bounds where there are none."""
-        return {name: value for name, value in asdict(self).items() if name != "bounds" or value}
+        """Plain numbers for results.jsonl; without bounds and terms where there are none."""
+        return {name: value for name, value in asdict(self).items() if name not in ("bounds", "terms") or value}
 
 
 @dataclass(frozen=True)
@@ -66,6 +77,7 @@ class PerSet:
         nats_of_a_bit: ln 2 C H W, or None where the likelihood is a density.
         nats, ess: NLL and effective sample share of each set. repeated: whether the support holds the target.
         bounds: NLL of each set at each number of :func:`fewer` particles; of no number where it was not asked for.
+        terms: of each site, its term of each set, as in :class:`Score`; of no site where the likelihood is exact.
     """
 
     first: int
@@ -78,10 +90,11 @@ class PerSet:
     ess: list[float] = field(repr=False)
     repeated: list[bool] = field(repr=False)
     bounds: list[list[float]] = field(repr=False)
+    terms: dict[str, list[float]] = field(default_factory=dict, repr=False)
 
     def record(self) -> dict[str, Any]:
-        """Plain numbers, from which ``PerSet(**record)`` is made again."""
-        return asdict(self)
+        """Plain numbers, from which ``PerSet(**record)`` is made again; without terms where there are none."""
+        return {name: value for name, value in asdict(self).items() if name != "terms" or value}
 
     def score(self) -> Score:
         """Means and errors over the sets."""
@@ -103,6 +116,7 @@ class PerSet:
             unrepeated=summary(values[~again]),
             per_set=[round(v, 4) for v in self.nats],
             bounds=self._bounds(values),
+            terms={site: torch.tensor(v, dtype=torch.float64).mean().item() for site, v in self.terms.items()},
         )
 
     def _bounds(self, values: torch.Tensor) -> list[dict[str, Any]]:
@@ -163,18 +177,11 @@ def score_sets(
     Raises:
         InputError: a shot count or number of sets out of range.
     """
-    if sampler.shots is not None or len(sampler.ways) != 1:
-        raise InputError("evaluate: give a sampler of sequential episodes with one number of ways.")
-    if not shots or min(shots) < 0 or max(shots) >= sampler.length:
-        raise InputError(
-            f"evaluate: shots {list(shots)}; sets of {sampler.length} images take 0 to {sampler.length - 1}."
-        )
-    if sets < 2 or particles < 1:
-        raise InputError(f"evaluate: {sets} sets and {particles} particles; give 2 sets and 1 particle or more.")
+    _refuse(sampler, shots, sets, particles)
     like = next(model.parameters())
     was_training = model.training
     model.eval()
-    nats, share, repeats, bounds = [], [], [], []
+    parts, repeats, sites = [], [], []
     try:
         first = scored_episode(sampler, [sampler.draw(0)], shots, like)
         with own_random_state(like):
@@ -188,19 +195,52 @@ def score_sets(
             episode = scored_episode(sampler, draws, shots, like, apart)
             with torch.no_grad(), own_random_state(like):
                 torch.manual_seed(int(np.random.SeedSequence([seed, numbers[0]]).generate_state(1)[0]))
-                w = log_weights(model, episode, count, chunk=max(1, budget // (len(shots) * len(draws))))
-            nats.append(-iwae(w).reshape(len(draws), len(shots))[kept])
-            share.append(ess(w).reshape(len(draws), len(shots))[kept])
-            below = [-iwae_of_groups(w, k).reshape(len(draws), len(shots))[kept] for k in counts]
-            bounds.append(torch.stack(below, -1) if below else nats[-1].new_zeros(*nats[-1].shape, 0))
+                chunk = max(1, budget // (len(shots) * len(draws)))
+                w, terms = log_weights_and_terms(model, episode, count, chunk=chunk)
+            sites = [] if exact else list(terms)
+            held = _held(w, [terms[site] for site in sites], counts)
+            parts.append([value.reshape(len(draws), len(shots), *value.shape[2:])[kept] for value in held])
             repeats += [[int(d.images[-1]) in d.images[:t].tolist() for t in shots] for d in draws[kept]]
             advance(len(draws[kept]))
     finally:
         model.train(was_training)
     unit = math.log(2) * math.prod(model.event_shape) if model.discrete else None
-    found = torch.cat(nats), torch.cat(share), torch.tensor(repeats), torch.cat(bounds)
-    columns = zip(shots, *(values.transpose(0, 1).tolist() for values in found), strict=True)
-    return [PerSet(wanted.start, sampler.ways[0], t, exact, count, unit, *column) for t, *column in columns]
+    about = wanted.start, sampler.ways[0]
+    return [
+        PerSet(*about, t, exact, count, unit, repeated=[row[i] for row in repeats], **values)
+        for i, (t, values) in enumerate(zip(shots, _columns(parts, sites), strict=True))
+    ]
+
+
+def _refuse(sampler: EpisodeSampler, shots: Sequence[int], sets: int, particles: int) -> None:
+    if sampler.shots is not None or len(sampler.ways) != 1:
+        raise InputError("evaluate: give a sampler of sequential episodes with one number of ways.")
+    if not shots or min(shots) < 0 or max(shots) >= sampler.length:
+        raise InputError(
+            f"evaluate: shots {list(shots)}; sets of {sampler.length} images take 0 to {sampler.length - 1}."
+        )
+    if sets < 2 or particles < 1:
+        raise InputError(f"evaluate: {sets} sets and {particles} particles; give 2 sets and 1 particle or more.")
+
+
+def _columns(parts: Sequence[Sequence[torch.Tensor]], sites: Sequence[str]) -> list[dict[str, Any]]:
+    """What :func:`_held` found of each group, as fields of :class:`PerSet` for each shot count."""
+    nats, share, bounds, terms = (torch.cat(values).transpose(0, 1).tolist() for values in zip(*parts, strict=True))
+    return [
+        {"nats": n, "ess": e, "bounds": b, "terms": {site: [row[i] for row in t] for i, site in enumerate(sites)}}
+        for n, e, b, t in zip(nats, share, bounds, terms, strict=True)
+    ]
+
+
+def _held(
+    w: torch.Tensor, terms: Sequence[torch.Tensor], counts: Sequence[int]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """NLL and effective sample share [B, U]; NLL at ``counts`` of particles and minus the mean terms, [B, U, ...]."""
+    nats = -iwae(w)
+    none = nats.new_zeros(*nats.shape, 0)
+    below = [-iwae_of_groups(w, count) for count in counts]
+    means = [-term.mean(0) for term in terms]
+    return nats, ess(w), torch.stack(below, -1) if below else none, torch.stack(means, -1) if means else none
 
 
 def fewer(particles: int) -> list[int]:

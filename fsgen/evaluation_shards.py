@@ -141,14 +141,20 @@ def _is_whole(line: Mapping[str, Any]) -> bool:
     whole = [line.get("sets"), line.get("levels"), shard.get("index"), shard.get("of"), found.get("first")]
     if any(type(n) is not int for n in whole) or not isinstance(line.get("data"), dict):
         return False
-    if found.keys() != {"first", *_VALUES, *_LISTS} or not 1 <= shard["index"] <= shard["of"] <= line["sets"]:
+    terms, needed = found.get("terms", {}), {"first", *_VALUES, *_LISTS}
+    if found.keys() - {"terms"} != needed or not 1 <= shard["index"] <= shard["of"] <= line["sets"]:
         return False
     if any(type(found[key]) not in kinds for key, kinds in _VALUES.items()):
         return False
     lists = all(
         isinstance(found[key], list) and all(type(v) in kinds for v in found[key]) for key, kinds in _LISTS.items()
     )
-    return lists and all(type(v) in _LISTS["nats"] for row in found["bounds"] for v in row)
+    lists = lists and isinstance(terms, dict) and all(_are_numbers(values) for values in terms.values())
+    return lists and all(_are_numbers(row) for row in found["bounds"])
+
+
+def _are_numbers(values: Any) -> bool:
+    return isinstance(values, list) and all(type(v) in _LISTS["nats"] for v in values)
 
 
 def _refuse_difference(
@@ -191,7 +197,8 @@ def _joined(parts: Sequence[tuple[Path, dict[str, Any]]]) -> dict[str, Any]:
     line, following = parts[0][1], 0
     for path, part in parts:
         held = part["per_set"]
-        if held["first"] != following or len({len(held[key]) for key in _LISTS}) > 1:
+        columns = [*(held[key] for key in _LISTS), *held.get("terms", {}).values()]
+        if held["first"] != following or len(set(map(len, columns))) > 1:
             raise InputError(
                 f"{path} holds other sets than its shard, from {held['first']} on; score that shard again."
             )
@@ -204,5 +211,20 @@ def _joined(parts: Sequence[tuple[Path, dict[str, Any]]]) -> dict[str, Any]:
     if len(set(map(len, found["bounds"]))) > 1:
         raise InputError(f"{parts[0][0]} and others differ in --by-particles; score all shards with it, or none.")
     found["bounds"] = [[math.inf if v is None else v for v in row] for row in found["bounds"]]
+    found |= _joined_terms(parts)
     kept = {key: value for key, value in line.items() if key not in ("shard", "per_set", "provenance")}
     return {**kept, "per_set": found, "provenance": [part.get("provenance") for _, part in parts]}
+
+
+def _joined_terms(parts: Sequence[tuple[Path, dict[str, Any]]]) -> dict[str, Any]:
+    """The terms of all sets, under "terms"; nothing where no shard holds any."""
+    (first, _), held = parts[0], [part["per_set"].get("terms", {}) for _, part in parts]
+    for (path, _), terms in zip(parts, held, strict=True):
+        if terms.keys() != held[0].keys():
+            names = [", ".join(found) or "none" for found in (held[0], terms)]
+            raise InputError(
+                f"{first} and {path} differ in the sites of their terms ({names[0]} and {names[1]}); score all shards "
+                f"with one version of fsgen."
+            )
+    joined = {site: [math.inf if v is None else v for terms in held for v in terms[site]] for site in held[0]}
+    return {"terms": joined} if joined else {}

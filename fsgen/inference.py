@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pyro
@@ -153,10 +153,16 @@ def log_weights(
     Raises:
         ValueError: as :func:`terms`.
     """
-    episode = episode.sharing()
-    sizes = _chunks(particles, chunk or particles)
-    parts = [terms(model, episode, k, proposal) for k in sizes]
-    return torch.cat([torch.stack(tuple(part.values())).sum(0) for part in parts])
+    return torch.cat([_sum(part) for part in _in_chunks(model, episode, particles, proposal, chunk)])
+
+
+def log_weights_and_terms(
+    model: Any, episode: Episode, particles: int = 1, proposal: str = "guide", chunk: int | None = None
+) -> tuple[Float[Tensor, "K B U"], dict[str, Float[Tensor, "K B U"]]]:
+    """:func:`log_weights`, and of the same particles the :func:`terms` that they are the sums of."""
+    parts = list(_in_chunks(model, episode, particles, proposal, chunk))
+    by_site = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    return torch.cat([_sum(part) for part in parts]), by_site
 
 
 def draw_latents(model: Any, episode: Episode, particles: int, proposal: str = "guide") -> dict[str, Tensor]:
@@ -333,8 +339,17 @@ def _nats(sites: dict[str, Any], generative: dict[str, Any], episode: Episode, p
     return found
 
 
-def _chunks(total: int, size: int) -> list[int]:
-    return [min(size, total - start) for start in range(0, total, size)]
+def _in_chunks(
+    model: Any, episode: Episode, particles: int, proposal: str, chunk: int | None
+) -> Iterator[dict[str, Tensor]]:
+    """The terms of all particles, ``chunk`` of them at a time."""
+    episode, size = episode.sharing(), chunk or particles
+    for start in range(0, particles, size):
+        yield terms(model, episode, min(size, particles - start), proposal)
+
+
+def _sum(parts: Mapping[str, Tensor]) -> Tensor:
+    return torch.stack(tuple(parts.values())).sum(0)
 
 
 def _is_site(name: str, site: dict[str, Any]) -> bool:

@@ -159,6 +159,37 @@ def test_an_exact_score_has_no_bound_at_fewer_particles(images: Images, pixels_a
     assert cell.score().bounds == []
 
 
+def test_the_terms_of_the_sites_make_up_the_bound_with_one_particle(images: Images, latent: FewShotModel) -> None:
+    sampler = EpisodeSampler(images, length=8)
+    for cell in score_sets(latent, sampler, SHOTS, 6, 20, budget=9, by_particles=True):
+        assert set(cell.terms) == {"x", "z"}
+        one = [row[0] for row in cell.bounds]
+        assert [sum(parts) for parts in zip(*cell.terms.values(), strict=True)] == pytest.approx(one, abs=1e-10)
+        score = cell.score()
+        assert sum(score.terms.values()) == pytest.approx(score.bounds[0]["nats"], abs=1e-10)
+        assert score.terms["z"] == pytest.approx(np.mean(cell.terms["z"]), abs=1e-12)
+        assert Score(**score.record()) == score
+    for score in evaluate(latent, sampler, SHOTS, 6, 1):
+        assert sum(score.terms.values()) == pytest.approx(score.nats, abs=1e-10)
+
+
+def test_the_terms_of_a_binary_latent_are_in_closed_form(images: Images) -> None:
+    """The guide is fair; the prior gives the code 1 with probability 0.2 of nothing, and 0.9 of a support."""
+    model, sampler = OneCode(), EpisodeSampler(images, length=8)
+    for score in evaluate(model, sampler, SHOTS, 12, particles=20_000, budget=200_000):
+        p = 0.9 if score.shots else 0.2
+        assert score.terms["c"] == pytest.approx(-math.log(2) - (math.log(p) + math.log(1 - p)) / 2, abs=0.01)
+        drawn = [torch.tensor(images.pixels[sampler.draw(i).images[-1]]).double() for i in range(12)]
+        each = [-dist.Bernoulli(logits=s).log_prob(image).sum().item() for s in model.shift for image in drawn]
+        assert score.terms["x"] == pytest.approx(np.mean(each), abs=0.1)
+
+
+def test_an_exact_likelihood_has_no_terms(images: Images, pixels_apart: BetaBernoulli) -> None:
+    (cell,) = score_sets(pixels_apart, EpisodeSampler(images, length=4), [1], 3, 20)
+    assert cell.terms == cell.score().terms == {}
+    assert "terms" not in cell.record().keys() | cell.score().record().keys()
+
+
 def test_every_set_has_latents_of_its_own(latent: FewShotModel, tmp_path: Path) -> None:
     alike = EpisodeSampler(strokes("test", tmp_path, classes=1, images=1), length=3, protocol="published")
     (score,) = evaluate(latent, alike, [2], 10, 1)

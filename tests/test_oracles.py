@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 from oracles import HierarchicalGaussian, ProbabilisticPCA, beta_bernoulli_joint
 from pyro import poutine
 from torch import Tensor
+from torch.distributions import MultivariateNormal, kl_divergence
 from torch.nn import functional as F
 
 from fsgen.distributions import plates
 from fsgen.episode import Episode
-from fsgen.inference import couples_queries, latent_sites, log_weights, simulate, terms
+from fsgen.inference import couples_queries, latent_sites, log_weights, log_weights_and_terms, simulate, terms
 from fsgen.objectives import elbo, iwae
 from fsgen.registry import build
 
@@ -130,6 +131,28 @@ def test_with_a_wrong_proposal_the_mean_weight_is_log_p_minus_the_divergence(
     parts = terms(oracle, episode, 200_000)
     for planted in (parts["x"], parts["x"] - parts["z"], w + 0.05):  # no divergence; its sign; too much by 0.05
         assert not within_errors(planted, exact - gap)
+
+
+def test_the_terms_of_the_same_particles_add_up_to_their_weights(wrong: tuple[ProbabilisticPCA, Episode]) -> None:
+    oracle, episode = wrong
+    state = torch.get_rng_state()
+    w, parts = log_weights_and_terms(oracle, episode, 7, chunk=3)
+    torch.testing.assert_close(parts["x"] + parts["z"], w, rtol=0, atol=1e-12)
+    torch.set_rng_state(state)
+    assert torch.equal(log_weights(oracle, episode, 7, chunk=3), w)
+
+
+def test_the_terms_are_the_divergence_from_the_prior_and_the_expected_likelihood(
+    wrong: tuple[ProbabilisticPCA, Episode],
+) -> None:
+    oracle, episode = wrong
+    _, parts = log_weights_and_terms(oracle, episode, 200_000)
+    mean, covariance = oracle.posterior(episode)
+    guide = MultivariateNormal(mean[0, 0] + oracle.shift, oracle.widen * covariance)
+    prior = MultivariateNormal(torch.zeros(2).double(), torch.eye(2).double())
+    divergence = kl_divergence(guide, prior).item()
+    assert within_errors(-parts["z"], divergence)
+    assert within_errors(-parts["x"], -(oracle.log_prob(episode) - oracle.gap(episode)).item() - divergence)
 
 
 def nested(w: Tensor, bound: Estimator) -> Tensor:

@@ -120,6 +120,7 @@ def test_the_shards_of_a_list_score_as_the_list_bit_by_bit(name: str, n: int) ->
         assert [c.first for c in cells] == [sum(len(c.nats) for c in cells[:i]) for i in range(n)]
         for values in ("nats", "ess", "repeated"):
             assert [v for c in cells for v in getattr(c, values)] == getattr(cell, values)
+        assert {site: [v for c in cells for v in c.terms[site]] for site in cell.terms} == cell.terms
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -136,6 +137,8 @@ def test_merged_shards_are_the_lines_and_the_table_of_one_run(
     table = capsys.readouterr().out.splitlines()[:-1]
     expected = apart_from_provenance(run / "results.jsonl")
     assert [dict(line).get("shots") for line in expected] == [*SHOTS, *SHOTS, None, None]
+    held = [dict(line)["terms"].keys() for line in expected if "terms" in dict(line)]
+    assert held == ([] if dict(expected[0])["exact"] else [{"z", "x"}] * len(SHOTS) * 2)
     for n in (1, 2, 3, 5):
         paths, out = in_shards(run, n), tmp_path / f"{n}.jsonl"
         assert [line["shard"] for path in paths for line in lines(path)[:1]] == [
@@ -175,7 +178,7 @@ def test_a_stopped_shard_leaves_no_file(run: Path, monkeypatch: pytest.MonkeyPat
 def test_a_set_of_probability_zero_survives_the_file(tmp_path: Path) -> None:
     kept = {"kind": "likelihood-shard", "run": "r", "data": {}, "list_digest": "d", "sets": 2, "levels": 2}
     for i, (nats, share) in enumerate([(math.inf, math.nan), (3.5, 0.25)]):
-        cell = PerSet(i, 1, 0, False, 4, None, [nats], [share], [False], [[nats, 1.0]])
+        cell = PerSet(i, 1, 0, False, 4, None, [nats], [share], [False], [[nats, 1.0]], {"x": [nats], "z": [0.5]})
         part = {**kept, "shard": {"index": i + 1, "of": 2}, "per_set": cell.record()}
         Log(tmp_path / str(i)).replace([part])
     (line,) = join([tmp_path / "1", tmp_path / "0"])
@@ -183,6 +186,7 @@ def test_a_set_of_probability_zero_survives_the_file(tmp_path: Path) -> None:
     assert math.isnan(line["per_set"]["ess"][0])
     score = PerSet(**line["per_set"]).score()
     assert score.nats == math.inf
+    assert score.terms == {"x": math.inf, "z": 0.5}
     assert [(bound["particles"], bound["nats"]) for bound in score.bounds] == [(1, math.inf), (2, 1.0)]
 
 
@@ -212,6 +216,9 @@ def changed(path: Path, change: Callable[[Line], Any]) -> None:
         (lambda line: line["per_set"].pop("ess"), "does not hold what `fsgen evaluate --shard` writes"),
         (lambda line: line["per_set"].update(nats=["x"]), "does not hold what `fsgen evaluate --shard` writes"),
         (lambda line: line["per_set"].update(bounds=[["x"]]), "does not hold what `fsgen evaluate --shard` writes"),
+        (lambda line: line["per_set"].update(terms=[1.0]), "does not hold what `fsgen evaluate --shard` writes"),
+        (lambda line: line["per_set"].update(terms={"x": ["a"]}), "does not hold what `fsgen evaluate --shard` writes"),
+        (lambda line: line["per_set"].update(terms={"z": [1.0] * len(line["per_set"]["nats"])}), "(none and z)"),
         (
             lambda line: line["per_set"].update(bounds=[[1.0] for _ in line["per_set"]["nats"]]),
             "differ in --by-particles",
@@ -227,6 +234,18 @@ def test_shards_that_do_not_fit_are_refused(change: Callable[[Line], Any], said:
         join(shards)
     assert said in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.usefixtures("as_a_user")
+def test_shards_of_before_there_were_terms_are_joined_with_their_like_alone(tmp_path: Path) -> None:
+    small("gmn").save(tmp_path / "run")
+    paths = in_shards(tmp_path / "run", 2)
+    assert all(set(line["per_set"]["terms"]) == {"x", "z"} for line in join(paths))
+    changed(paths[0], lambda line: line["per_set"].pop("terms"))
+    with pytest.raises(InputError, match=r"differ in the sites of their terms \(none and z, x\); score all shards"):
+        join(paths)
+    changed(paths[1], lambda line: line["per_set"].pop("terms"))
+    assert all("terms" not in PerSet(**line["per_set"]).score().record() for line in join(paths))
 
 
 def test_shards_that_are_missing_doubled_or_mixed_are_refused(shards: list[Path], tmp_path: Path) -> None:

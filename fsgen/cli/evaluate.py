@@ -25,9 +25,10 @@ def parser() -> Parser:
     p = Parser(
         "evaluate",
         "Negative log-likelihood in nats per image of the last image of each set, given its first t images, with "
-        "standard errors over sets. Every run is scored on the same sets for the same data, protocol and seed. A long "
-        "evaluation is cut into shards: they run anywhere and in any order, one that was stopped is run again, and "
-        "`fsgen merge` joins them into the same numbers.",
+        "standard errors over sets; for models with latents the results hold each site's term of the bound as well. "
+        "Every run is scored on the same sets for the same data, protocol and seed. A long evaluation is cut into "
+        "shards: they run anywhere and in any order, one that was stopped is run again, and `fsgen merge` joins them "
+        "into the same numbers.",
     )
     p.add_argument("run", type=str, metavar="RUN", help="folder written by `fsgen train`, or a published model")
     p.add_argument("--data", type=str, default=None, metavar="NAME", help="data source; default that of the training")

@@ -260,11 +260,15 @@ def _bound(row: Mapping[str, Any] | None) -> str:
 def _terms(finding: Finding) -> list[Block]:
     """Terms of the bound by site, where results hold them."""
     held = [score for score in finding["scores"] if "terms" in score]
-    sites = sorted({site for score in held for site in score["terms"]})
+    sites = list(dict.fromkeys(site for score in held for site in score["terms"]))
     if not sites:
         return []
     body = [
         (s["run"], str(s["shots"]), *(f"{s['terms'][site]:.2f}" if site in s["terms"] else NONE for site in sites))
         for s in held
     ]
-    return [Table("Terms by site, nats per image", ("model", "shots", *map(shown, sites)), tuple(body))]
+    caption = (
+        "Terms by site, nats per image: of x the expected -log p(x | latents), of a latent its divergence from its "
+        "prior; their sum is the bound with one particle"
+    )
+    return [Table(caption, ("model", "shots", *map(shown, sites)), tuple(body))]
