@@ -75,6 +75,16 @@ def judged(**changes: Any) -> dict[str, Any]:
     return {"kind": "quality", **about, "critic": critic, **sizes, **figures, "per_episode": {}} | changes
 
 
+def annealed(**changes: Any) -> dict[str, Any]:
+    """A line of kind "annealing"."""
+    names = ("run", "model", "weights_sha256", "data", "protocol", "length", "seed", "ways", "provenance")
+    about = {name: line()[name] for name in names}
+    bound = {"particles": 100, "nats": 69.06, "se": 11.87, "ess": 0.03125}
+    chains = {"chains": 8, "temperatures": 20, "leaps": 3, "nats": 65.51, "se": 11.01, "ess": 0.3125, "accepted": 0.63}
+    both = {"importance": bound, "annealed": chains, "difference": {"nats": 3.55, "se": 0.99}, "per_set": {}}
+    return {"kind": "annealing", **about, "list_digest": "8" * 64, "sets": 10, "shots": 5, **both} | changes
+
+
 def scored(folder: Path, *lines: dict[str, Any]) -> Path:
     """A run folder that holds these results and no more."""
     folder.mkdir(parents=True, exist_ok=True)

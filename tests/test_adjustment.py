@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import scipy.stats
 from commands import Command, refusal
-from scored import line, scored
+from scored import annealed, line, scored
 
 from fsgen.data.covariates import covariates, query_law
 from fsgen.data.images import Images
@@ -21,6 +21,7 @@ from fsgen.registry import build as build_model
 from fsgen.report.adjustment import Adjusted, Covariates, adjusted
 from fsgen.report.build import build
 from fsgen.report.estimates import Estimate
+from fsgen.run.log import Log
 
 SIZES = (3, 4, 12, 5)
 GLYPHS = "{alphabets: 6, characters: 4, drawers: 6, size: 12}"
@@ -198,6 +199,7 @@ def test_results_without_covariates_get_those_of_a_new_evaluation(evaluated: Pat
     whole = lines(file)
     assert [line["kind"] for line in whole] == ([*["likelihood"] * 4, *["covariates"] * 2]) * 2
     file.write_text("".join(json.dumps(line) + "\n" for line in whole if line["kind"] == "likelihood"))
+    Log(file).append(annealed())
     before = file.read_bytes()
     status, out, _ = fsgen_("adjust", evaluated)
     assert status == 0

@@ -14,7 +14,9 @@ import pytest
 import torch
 
 from fsgen.adaptation import Adapted, Likelihood
+from fsgen.errors import InputError
 from fsgen.registry import MODELS
+from fsgen.run.log import Log
 from fsgen.storage import config_from_bytes
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -97,6 +99,7 @@ def test_a_step_is_done_when_all_its_lines_are_there(step: Any) -> None:
         {"ways": 2},
         {"exact": False},
         {"kind": "classification"},
+        {"kind": "annealing"},
     ],
     ids=str,
 )
@@ -202,6 +205,26 @@ def test_sheets_are_done_when_they_are_there_and_samples_by_their_critic(step: A
     assert judged.done()
     assert not judged.changed(critic="models/other").done()
     assert not judged.changed(shots=[1, 5]).done()
+
+
+def test_the_annealing_figures_stand_in_the_results_of_their_runs(data_root: Path) -> None:
+    measure = runpy.run_path(str(ROOT / "experiments/annealing/measure.py"), run_name="measure")
+    for row in json.loads(measure["RESULT"].read_text(encoding="utf-8")):
+        folder = ROOT / "assets" / "models" / row["run"]
+        found = json.loads(json.dumps(measure["line"](folder, row, data_root)))
+        assert found in Log(folder / "results.jsonl").records()
+        assert {name: found[name] for name in row if name != "data"} == {n: row[n] for n in row if n != "data"}
+        with pytest.raises(InputError, match="its row is of other sets, 000000000000; measure it again"):
+            measure["line"](folder, row | {"list_digest": "0" * 64}, data_root)
+
+
+def test_annealing_figures_are_added_once(tmp_path: Path) -> None:
+    measure = runpy.run_path(str(ROOT / "experiments/annealing/measure.py"), run_name="measure")
+    append = measure["append"]
+    append.__globals__["line"] = lambda folder, row, root: {"kind": "annealing", "sizes": (1, 2), **row}
+    for _ in range(2):
+        append(tmp_path, [{"shots": 1}, {"shots": 5}], None)
+    assert [record["shots"] for record in Log(tmp_path / "results.jsonl").records()] == [1, 5]
 
 
 def test_what_is_adapted_class_by_class_begins_as_adapted_to_the_first_and_goes_on_from_there() -> None:

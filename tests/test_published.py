@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from scored import line, scored, verdict
+from scored import annealed, line, scored, verdict
 
 import fsgen
 from fsgen.errors import CheckpointError
@@ -55,7 +55,7 @@ def test_commands_take_a_name_and_list_its_figure(models: Path, tmp_path: Path, 
     status, out, _ = fsgen_("sample", "first", "--num", 2, "--out", tmp_path / "sheet.png")
     assert status == 0
     assert (tmp_path / "sheet.png").is_file()
-    scored(models / "first", line(0), line(5), verdict())
+    scored(models / "first", line(0), line(5), verdict(), annealed())
     status, out, _ = fsgen_("models")
     assert status == 0
     rows = {row.split()[0]: row for row in out.splitlines() if row.split()[:1] in (["first"], ["second"])}

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from scored import judged, line, scored, verdict
+from scored import annealed, judged, line, scored, verdict
 
 from fsgen.cli import main
 from fsgen.report.build import build, read_published
@@ -52,7 +52,8 @@ def rich(tmp_path: Path) -> list[Path]:
     """Runs that fill every kind of section."""
     bins = {"repeated": {"sets": 2, "nats": 70.04, "se": None}, "terms": {"z": 5.25, "x": 74.5}}
     published = {"protocol": "published", "list_digest": "2", "data": {"name": "omniglot28"}, **bins}
-    lines = line(), line(2), line(2, particles=500), line(1, **published), verdict(), judged(), judged(shots=5)
+    lines = line(), line(2), line(2, particles=500), line(1, **published), verdict(), judged()
+    lines = *lines, judged(shots=5), annealed()
     first = scored(tmp_path / "first", *lines)
     (first / "sessions.jsonl").write_text(
         json.dumps({"from": 0, "step": 300, "seconds": 90.0, "threads": 2, "reason": "finished"}) + "\n"
@@ -168,6 +169,7 @@ def test_every_section_is_there(rich: list[Path]) -> None:
         "targets that repeat an image", "Bits per dimension", "Terms by site", "Classification", "82.5 [79.0, 86.0]",
         "Reliability", "Cost of training", "first. Two test classes.", "second: samples.png cannot be read",
         "Sample quality: glyphs", "50.0 [48.0, 52.0]", "1.25 [1.23, 1.27]", "Critic: the-critic, weights ffffffffffff",
+        "A second estimator: glyphs", "10 sets of 1 class", "69.1 ± 11.9", "65.5 ± 11.0", "3.55 ± 0.99",
         "Code, machine and command", "fsgen evaluate runs/first", "2026-01-02",
     ):  # fmt: skip
         assert words in text
@@ -245,6 +247,11 @@ def test_the_command_writes_replaces_only_with_force_and_leaves_strangers_alone(
         (lambda p: scored(p, line(nats=1.0)), "line 1: 'nats' is 1.0; "),
         (lambda p: scored(p, line(sets=3)), "line 1: 'per_set' is [81"),
         (lambda p: scored(p, line(ess=2.5)), "line 1: 'ess' is 2.5; a share from 0 to 1 is needed."),
+        (lambda p: scored(p, annealed(annealed={})), "line 1, 'annealed': 'nats' is missing; a number is needed."),
+        (
+            lambda p: scored(p, annealed(difference={"nats": 1.0})),
+            "'nats' is 1.0; 3.5500, 'importance' less",
+        ),
         (lambda p: scored(p, verdict(accuracy=82.5)), "line 1: 'accuracy' is 82.5; a share from 0 to 1"),
         (lambda p: (scored(p, line()) / "results.jsonl").write_text("{}\nx\n{}\n") and p, "line 2, is no JSON object"),
     ],

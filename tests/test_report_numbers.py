@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.stats
-from scored import judged, line, scored, verdict
+from scored import annealed, judged, line, scored, verdict
 
 from fsgen.errors import FsgenError, InputError
 from fsgen.report import charts
@@ -230,7 +230,7 @@ def altered(records: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
 def test_any_line_is_reported_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(charts, "_drawn", lambda *_: "<svg></svg>")
     done, refusals = 0, []
-    records = [line() | {"terms": {"z": 1.0}}, verdict()]
+    records = [line() | {"terms": {"z": 1.0}}, verdict(), annealed()]
     for number, changed in enumerate(altered(records)):
         if number % 7 == 0:
             runs = [scored(tmp_path / "a", *changed), scored(tmp_path / "b", line(run="b"))]
@@ -240,6 +240,22 @@ def test_any_line_is_reported_or_refused(tmp_path: Path, monkeypatch: pytest.Mon
                 refusals.append(str(error))
     assert min(done, len(refusals)) > 10
     assert not [said for said in refusals if "\n" in said]
+
+
+def test_two_estimators_stand_side_by_side_on_one_list(tmp_path: Path) -> None:
+    more = annealed()["annealed"] | {"temperatures": 500, "nats": 64.0}
+    again = annealed(annealed=more, difference={"nats": 5.06, "se": 0.5})
+    apart = annealed(run="b", list_digest="9" * 64)
+    runs = [scored(tmp_path / "a", annealed(), again, again), scored(tmp_path / "b", annealed(run="b"), apart)]
+    first, second = content(*runs)["annealing"]
+    assert [(r["run"], r["annealed"]["temperatures"], r["difference"]["nats"]) for r in first["annealed"]] == [
+        ("first", 20, 3.55),
+        ("first", 500, 5.06),
+        ("b", 20, 3.55),
+    ]
+    assert [r["run"] for r in second["annealed"]] == ["b"]
+    assert first["annealed"][0]["importance"] == {"nats": 69.06, "se": 11.87, "ess": 0.03125, "particles": 100}
+    assert content(*runs)["likelihood"] == []
 
 
 def test_samples_are_compared_by_one_critic_on_one_kind_of_episode(tmp_path: Path) -> None:

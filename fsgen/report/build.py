@@ -12,6 +12,8 @@ from typing import Any
 from fsgen import storage
 from fsgen.errors import InputError
 from fsgen.report.accuracies import PRINTED_ACCURACY, classification, classifications, together
+from fsgen.report.annealings import annealings
+from fsgen.report.annealings import section as annealing
 from fsgen.report.blocks import Note, Section, Table
 from fsgen.report.findings import PRINTED, likelihoods, reference_of
 from fsgen.report.names import shown
@@ -49,10 +51,11 @@ def build(
     """
     subjects, published = read(paths), published or {}
     found = likelihoods(subjects, reference_of(subjects, against), published)
-    tasks, judged = classifications(subjects, published), qualities(subjects)
+    tasks, judged, annealed = classifications(subjects, published), qualities(subjects), annealings(subjects)
     trainings = [training(subject) for subject in subjects]
-    sections = _sections(subjects, found, tasks, judged, trainings)
-    models, lists = counted(len(subjects), "model", "models"), counted(len(found + tasks + judged), "list", "lists")
+    sections = _sections(subjects, found, tasks, judged, annealed, trainings)
+    models = counted(len(subjects), "model", "models")
+    lists = counted(len(found + tasks + judged + annealed), "list", "lists")
     summary = f"{models} on {lists} of sets. {HOW_TO_READ}"
     drawn = pictures(sections)
     content = {
@@ -64,6 +67,7 @@ def build(
         "likelihood": found,
         "classification": tasks,
         "quality": judged,
+        "annealing": annealed,
     }
     return {
         **drawn,
@@ -90,6 +94,7 @@ def _sections(
     found: Sequence[Mapping[str, Any]],
     tasks: Sequence[Mapping[str, Any]],
     judged: Sequence[Mapping[str, Any]],
+    annealed: Sequence[Mapping[str, Any]],
     trainings: Sequence[Mapping[str, Any] | None],
 ) -> list[Section]:
     colours: dict[str, dict[str, int]] = {}  # by data and run: a run has one colour in all charts of its data
@@ -100,18 +105,24 @@ def _sections(
     last = [training_section(subjects, trainings), samples_section(subjects)]
     last += [pictures_section(subjects), sources_section(subjects)]
     return [
-        _overview(subjects, [*found, *tasks, *judged]),
+        _overview(subjects, [*found, *tasks, *judged, *annealed]),
         *(likelihood(number, finding, colours[finding["data"]["digest"]]) for number, finding in enumerate(found, 1)),
         *(
             classification(number, group, colours[group[0]["data"]["digest"]])
             for number, group in enumerate(together(tasks), 1)
         ),
         *(quality(number, finding, colours[finding["data"]["digest"]]) for number, finding in enumerate(judged, 1)),
+        *(annealing(number, finding) for number, finding in enumerate(annealed, 1)),
         *(section for section in last if section),
     ]
 
 
-_KINDS = {"scores": "likelihood", "verdicts": "classification", "judged": "sample quality"}
+_KINDS = {
+    "scores": "likelihood",
+    "verdicts": "classification",
+    "judged": "sample quality",
+    "annealed": "a second estimator",
+}
 
 
 def _kind(finding: Mapping[str, Any]) -> str:

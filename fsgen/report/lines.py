@@ -14,6 +14,7 @@ from fsgen.report.adjustment import Adjusted, Covariates, adjusted
 from fsgen.report.names import shown
 
 LIKELIHOOD, CLASSIFICATION, COVARIATES, QUALITY = "likelihood", "classification", "covariates", "quality"
+ANNEALING = "annealing"
 FIGURES = ("recognizability", "real_recognizability", "diversity", "novelty")
 
 
@@ -106,6 +107,31 @@ class Judged:
     size: tuple[int, int]  # episodes, samples a class
     chance: float
     figures: Mapping[str, Figure]
+
+
+@dataclass(frozen=True)
+class Estimated:
+    """NLL over some sets by one estimator; ``ess`` is the effective share of its particles or chains."""
+
+    nats: float
+    se: float | None
+    ess: float | None
+
+
+@dataclass(frozen=True)
+class Annealed:
+    """The NLL of one subject on the same sets by importance weighting and by annealing, and the difference."""
+
+    on: SetList
+    about: Mapping[str, Any] = field(repr=False)
+    shots: int
+    sets: int
+    particles: int
+    temperatures: int
+    chains: int
+    importance: Estimated
+    annealed: Estimated
+    difference: Estimated
 
 
 @dataclass(frozen=True)
@@ -297,6 +323,37 @@ def _figure(fields: Fields) -> Figure:
     if mean is None:
         fields.refuse("mean", "a number")
     return Figure(mean, None if low is None or high is None else (low, high))
+
+
+def annealed_of(fields: Fields) -> Annealed:
+    """A line of kind "annealing".
+
+    Raises:
+        InputError: a field is missing or of another type, or the line contradicts itself.
+    """
+    bound, chains, difference = (fields.part(name) for name in ("importance", "annealed", "difference"))
+    ours, theirs, gap = map(_estimated, (bound, chains, difference))
+    if abs(ours.nats - theirs.nats - gap.nats) > 0.01 + 1e-4 * abs(ours.nats):
+        difference.refuse("nats", f"{ours.nats - theirs.nats:.4f}, 'importance' less 'annealed',")
+    return Annealed(
+        on=_set_list(fields),
+        about=_about(fields),
+        shots=fields.whole("shots"),
+        sets=fields.whole("sets"),
+        particles=bound.whole("particles"),
+        temperatures=chains.whole("temperatures"),
+        chains=chains.whole("chains"),
+        importance=ours,
+        annealed=theirs,
+        difference=gap,
+    )
+
+
+def _estimated(fields: Fields) -> Estimated:
+    nats = fields.number("nats")
+    if nats is None:
+        fields.refuse("nats", "a number")
+    return Estimated(nats, fields.number("se"), fields.share("ess"))
 
 
 def _part(fields: Fields) -> Part:

@@ -11,15 +11,18 @@ from pathlib import Path
 from fsgen.errors import DataError
 from fsgen.report.adjustment import Covariates
 from fsgen.report.lines import (
+    ANNEALING,
     CLASSIFICATION,
     COVARIATES,
     LIKELIHOOD,
     QUALITY,
+    Annealed,
     Cell,
     Fields,
     Judged,
     SetList,
     Verdict,
+    annealed_of,
     cell_of,
     covariates_of,
     judged_of,
@@ -59,6 +62,7 @@ class Subject:
     cells: tuple[Cell, ...]
     verdicts: tuple[Verdict, ...]
     judged: tuple[Judged, ...] = ()
+    annealed: tuple[Annealed, ...] = ()
 
 
 def read(paths: Sequence[str | Path]) -> list[Subject]:
@@ -78,8 +82,8 @@ def read(paths: Sequence[str | Path]) -> list[Subject]:
             if record.get("kind", LIKELIHOOD) == COVARIATES:
                 covariates.update([covariates_of(fields)])
                 continue
-            if record.get("kind", LIKELIHOOD) not in (LIKELIHOOD, CLASSIFICATION, QUALITY):
-                fields.refuse("kind", f"{LIKELIHOOD}, {CLASSIFICATION}, {COVARIATES} or {QUALITY}")
+            if record.get("kind", LIKELIHOOD) not in (LIKELIHOOD, CLASSIFICATION, QUALITY, ANNEALING):
+                fields.refuse("kind", f"{LIKELIHOOD}, {CLASSIFICATION}, {COVARIATES}, {QUALITY} or {ANNEALING}")
             weights = record.get("weights_sha256") or json.dumps(record.get("model"), sort_keys=True)
             found.setdefault((str(source.file), run_of(fields), str(weights)), []).append((source, fields))
     subjects = [_subject(lines, covariates) for lines in found.values()]
@@ -89,7 +93,7 @@ def read(paths: Sequence[str | Path]) -> list[Subject]:
 
 def _subject(lines: Sequence[tuple[Source, Fields]], covariates: Mapping[SetList, Covariates]) -> Subject:
     """The lines of one run and its weights, still without a label; the last one of each cell counts."""
-    cells, verdicts, judged = {}, {}, {}
+    cells, verdicts, judged, annealed = {}, {}, {}, {}
     for _, fields in lines:
         recipe = fields.part("model").record if fields.record.get("model") is not None else {}
         if fields.record.get("kind", LIKELIHOOD) == LIKELIHOOD:
@@ -98,6 +102,9 @@ def _subject(lines: Sequence[tuple[Source, Fields]], covariates: Mapping[SetList
         elif fields.record["kind"] == QUALITY:
             found = judged_of(fields)
             judged[found.on, found.shots, found.critic_weights] = found
+        elif fields.record["kind"] == ANNEALING:
+            both = annealed_of(fields)
+            annealed[both.on, both.shots, both.particles, both.temperatures, both.chains] = both
         else:
             verdict = verdict_of(fields)
             verdicts[verdict.on, verdict.shots, verdict.task, verdict.method] = verdict
@@ -112,6 +119,7 @@ def _subject(lines: Sequence[tuple[Source, Fields]], covariates: Mapping[SetList
         cells=tuple(cells.values()),
         verdicts=tuple(verdicts.values()),
         judged=tuple(judged.values()),
+        annealed=tuple(annealed.values()),
     )
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from fsgen import storage
 from fsgen.errors import CheckpointError
 from fsgen.report.blocks import Block, Note, Picture, Section, Table
-from fsgen.report.lines import Cell, Judged, Verdict, finite
+from fsgen.report.lines import Annealed, Cell, Judged, Verdict, finite
 from fsgen.report.names import shown
 from fsgen.report.results import Subject
 from fsgen.report.wording import NONE, short, span
@@ -172,12 +172,12 @@ def sources_section(subjects: Sequence[Subject]) -> Section:
     )
 
 
-def scored(subject: Subject) -> list[Cell | Verdict | Judged]:
+def scored(subject: Subject) -> list[Cell | Verdict | Judged | Annealed]:
     """Every line of a subject that counts."""
-    return [*subject.cells, *subject.verdicts, *subject.judged]
+    return [*subject.cells, *subject.verdicts, *subject.judged, *subject.annealed]
 
 
-def _origin(line: Cell | Verdict | Judged) -> tuple[str, ...]:
+def _origin(line: Cell | Verdict | Judged | Annealed) -> tuple[str, ...]:
     made_by = line.about["provenance"]
     git = made_by.get("git")
     commit = (
