@@ -95,7 +95,7 @@ class Step:
         else:
             same += [record[name] == f[name] for name in ("task", "ways", "shots", "episodes", "queries")]
             by, known = record["classifier"], [f["classifier"]] if "classifier" in f else ["own", "likelihood"]
-            same += [by["name"] in known, by["options"].get("particles", f.get("particles")) == f.get("particles")]
+            same += [by["name"] in known, f.get("particles") in (None, by["options"].get("particles"))]
         return all(same)
 
     def _trained_on(self) -> str | None:
