@@ -16,7 +16,6 @@ from fsgen.model import FewShotModel
 from fsgen.registry import MODELS
 
 EVENT = (1, 2, 2)
-exactly: dict[str, float] = {"rtol": 0, "atol": 0}
 nearly: dict[str, float] = {"rtol": 1e-10, "atol": 1e-10}
 
 

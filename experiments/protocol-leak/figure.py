@@ -32,8 +32,8 @@ def curve(step: Step, colour: int) -> Curve | None:
 def main() -> None:
     path = FOLDER / "plan.yaml"
     plan = config_from_bytes(path.read_bytes(), source=str(path))
-    runs = list(dict.fromkeys(step.run for step in steps(plan)))
-    curves = [found for step in steps(plan) if (found := curve(step, runs.index(step.run)))]
+    shown = [step for step in steps(plan) if Path(step.run or "").name in plan["figure"]]
+    curves = [found for step in shown if (found := curve(step, plan["figure"].index(Path(step.run or "").name)))]
     (FOLDER / "figure.svg").write_text(by_shots(curves, "NLL, nats per image"), encoding="utf-8")
 
 
