@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
@@ -50,7 +49,8 @@ def run(args: Namespace) -> int:
         if args[name] < 1:
             raise InputError(f"--{name} is {args[name]}; give 1 or more.")
     refuse_learner(folder)
-    if args.critic and not holds_learner(Path(args.critic)):
+    judge = located(args.critic) if args.critic else None
+    if judge and not holds_learner(judge):
         raise InputError(f"--critic {args.critic} holds a generative model; name the folder of a learner.")
     name, options = data_of(folder, args.data, args.data_options)
     check_values(SOURCES, name, options)
@@ -64,9 +64,9 @@ def run(args: Namespace) -> int:
 
     torch.distributions.Distribution.set_default_validate_args(False)
     train, shown = (load_images(name, split, args.data_root, **options) for split in ("train", args.split))
-    model, critic = load(folder), load(args.critic) if args.critic else None
-    for path, held in ((folder, model), (args.critic, critic)):
-        if held is not None:
+    model, critic = load(folder), load(judge) if judge else None
+    for path, held in ((folder, model), (judge, critic)):
+        if path is not None and held is not None:
             require_fit(path, held, shown)
     sampler = EpisodeSampler(shown, shots=args.shots, queries=args.samples, seed=args.seed)
     captions, out = {}, folder / FOLDER
