@@ -253,7 +253,7 @@ def test_the_context_rule_is_the_divergence_of_the_statistician_s_codes() -> Non
             for c in range(3)
         ]
         found = ContextClassifier(model).log_scores(Decision(sets, query))[0, q]
-        torch.testing.assert_close(found, torch.stack(each), rtol=0, atol=1e-9)
+        torch.testing.assert_close(found, torch.stack(each), rtol=1e-12, atol=1e-9)
 
 
 @pytest.mark.parametrize("kernel", ["bernoulli", "gaussian"])

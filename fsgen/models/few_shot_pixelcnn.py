@@ -101,7 +101,7 @@ class FewShotPixelCNN(FewShotModel):
     def tiny(cls, event_shape: tuple[int, int, int]) -> FewShotPixelCNN:
         return cls(
             event_shape=event_shape,
-            channels=4,
+            channels=6,
             layers=2,
             first_kernel=3,
             stages=(4,),
