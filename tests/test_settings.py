@@ -11,6 +11,7 @@ import torch
 from test_contract_power import EVERY
 
 from fsgen.episode import Episode
+from fsgen.errors import CheckpointError
 from fsgen.inference import log_weights
 from fsgen.models.conditional_vae import ConditionalVAE
 from fsgen.models.few_shot_pixelcnn import FewShotPixelCNN
@@ -28,8 +29,8 @@ def conditional(name: str) -> Callable[[], Any]:
 
 def few_shot(**settings: Any) -> Callable[[], Any]:
     small: dict[str, Any] = {"channels": 4, "layers": 2, "first_kernel": 3, "stages": (4,), "dim_patch": 4}
-    small |= {"dim_condition": 3, "dim_attention": 4}
-    return lambda: FewShotPixelCNN(event_shape=EVENT, **small, **settings)
+    small |= {"dim_condition": 3, "dim_attention": 4, **settings}
+    return lambda: FewShotPixelCNN(event_shape=EVENT, **small)
 
 
 def matching(**settings: Any) -> Callable[[], Any]:
@@ -71,6 +72,21 @@ def test_every_setting_follows_the_support(build: str) -> None:
     assert any(followed)
 
 
+def test_mean_pooling_starts_from_weights_with_attention() -> None:
+    """What it computes is what those weights would if every cell matched as well as any other: with strength zero."""
+    asking, pooling = contract.louder(matching(steps=1)()), matching(steps=0, prior_steps=0)().double()
+    pooling.start_from(asking.state_dict(), "weights")
+    for pool in (asking.match_image, asking.match_latent, asking.match_prior):
+        pool.strength.register_forward_hook(lambda module, inputs, found: 0 * found)
+    asked = contract.episode()
+    with torch.no_grad(), contract.same_noise():
+        found = log_weights(pooling, asked, 3)
+    with torch.no_grad(), contract.same_noise():
+        torch.testing.assert_close(found, log_weights(asking, asked, 3), rtol=0, atol=1e-12)
+    with pytest.raises(CheckpointError, match="ask"):
+        matching(steps=1)().start_from(pooling.state_dict(), "weights")
+
+
 def test_a_map_of_pixels_is_added_to_weights_without_one_and_says_nothing_yet() -> None:
     small, larger = contract.louder(few_shot()()), few_shot(dim_pixel=2)().double()
     larger.start_from(small.state_dict(), "weights")
@@ -81,3 +97,21 @@ def test_a_map_of_pixels_is_added_to_weights_without_one_and_says_nothing_yet() 
     again.start_from(contract.louder(larger).state_dict(), "weights")
     with torch.no_grad():
         torch.testing.assert_close(log_weights(again, asked, 1), log_weights(larger, asked, 1), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("times", [2, 3])
+def test_a_wider_few_shot_pixelcnn_starts_with_the_likelihood_of_the_narrow_one(times: int) -> None:
+    small, larger = contract.louder(few_shot()()), few_shot(channels=4 * times, dim_pixel=2)().double()
+    larger.start_from(small.state_dict(), "weights")
+    asked = contract.episode()
+    found = log_weights(larger, asked, 1)
+    torch.testing.assert_close(found, log_weights(small, asked, 1), rtol=0, atol=1e-11)
+    found.sum().backward()
+    gradient = larger.net.layers[1].vertical.weight.grad.unflatten(0, (-1, times))
+    assert not torch.isclose(gradient[:, 0], gradient[:, 1], rtol=1e-3, atol=0).any()
+
+
+@pytest.mark.parametrize("channels", [2, 6])
+def test_weights_of_no_whole_number_of_times_the_channels_are_refused(channels: int) -> None:
+    with pytest.raises(CheckpointError, match=r"net\.layers\.0\.vertical\.weight"):
+        few_shot(channels=channels)().start_from(few_shot()().state_dict(), "weights")

@@ -20,7 +20,7 @@ from fsgen.distributions import Autoregressive, GatedProgram, head, plates
 from fsgen.episode import Episode
 from fsgen.errors import InputError
 from fsgen.model import FewShotModel
-from fsgen.nets import GatedPixelCNN, GridDecoder, GridEncoder, MapDecoder, MapEncoder, over_images
+from fsgen.nets import GatedPixelCNN, GridDecoder, GridEncoder, MapDecoder, MapEncoder, over_images, widened
 from fsgen.registry import register
 from fsgen.sets import MeanPool, PatchMemory
 
@@ -112,7 +112,13 @@ class FewShotPixelCNN(FewShotModel):
         )
 
     def start_from(self, weights: Mapping[str, Tensor], source: str) -> None:
-        """As :meth:`FewShotModel.start_from`; to weights without a map of pixels one is added that says nothing yet."""
+        """As :meth:`FewShotModel.start_from`, and from a model with a part of the channels or without a map of pixels.
+
+        Its channels are widened a whole number of times and a map of pixels is added that says nothing yet: training
+        starts with the likelihood of that model.
+        """
+        own = {name.removeprefix("net."): value for name, value in weights.items() if name.startswith("net.")}
+        weights = {**weights, **{f"net.{name}": value for name, value in widened(own, self.net).items()}}
         if self.pixels is not None and not any(name.startswith("pixels.") for name in weights):
             added = ("pixels.", "decode_pixels.")
             weights = {**weights, **{n: value for n, value in self.state_dict().items() if n.startswith(added)}}

@@ -99,6 +99,14 @@ class GMN(FewShotModel):
     def tiny(cls, event_shape: tuple[int, int, int]) -> GMN:
         return cls(event_shape=event_shape, dim_z=2, steps=2, dim_state=6, dim_prior=4, channels=(4,), dim_features=6)
 
+    def start_from(self, weights: Mapping[str, Tensor], source: str) -> None:
+        """As :meth:`FewShotModel.start_from`; mean pooling may start from weights with attention, less what asks."""
+        pools = ("match_image", "match_latent") if not self.match_image.steps else ()
+        if self.match_prior is not None and not self.match_prior.steps:
+            pools = (*pools, "match_prior")
+        asking = tuple(f"{pool}.{part}" for pool in pools for part in ("ask", "strength"))
+        super().start_from({name: value for name, value in weights.items() if not name.startswith(asking)}, source)
+
     def embed(self, images: Tensor) -> Tensor:
         """Features [B, N, D] of images [B, N, C, H, W]: memory cells and queries alike."""
         return over_images(self.features, images)

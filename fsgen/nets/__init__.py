@@ -7,6 +7,7 @@ from fsgen.nets.images import image_decoder, image_encoder
 from fsgen.nets.layers import Affine, GatedUnit, dense, he_normal, join, mlp, over_images, prelu
 from fsgen.nets.residual import ResidualDecoder, ResidualEncoder
 from fsgen.nets.sections import SectionDecoder, SectionEncoder, section_sizes
+from fsgen.nets.widening import widened
 
 __all__ = [
     "Affine",
@@ -32,4 +33,5 @@ __all__ = [
     "over_images",
     "prelu",
     "section_sizes",
+    "widened",
 ]
