@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,15 +17,15 @@ from fsgen.inference import log_weights
 from fsgen.models.conditional_vae import ConditionalVAE
 from fsgen.models.few_shot_pixelcnn import FewShotPixelCNN
 from fsgen.models.gmn import GMN
+from fsgen.models.vae import VAE
 from fsgen.sets import SET_ENCODERS
 
 EVENT = contract.EVENT
 
 
-def conditional(name: str) -> Callable[[], Any]:
-    return lambda: ConditionalVAE(
-        event_shape=EVENT, set_encoder=name, dim_z=2, dim_hidden=6, channels=(4,), dim_features=6
-    )
+def conditional(name: str, **settings: Any) -> Callable[[], Any]:
+    small: dict[str, Any] = {"dim_z": 2, "dim_hidden": 6, "channels": (4,), "dim_features": 6}
+    return lambda: ConditionalVAE(event_shape=EVENT, set_encoder=name, **small, **settings)
 
 
 def few_shot(**settings: Any) -> Callable[[], Any]:
@@ -43,6 +44,9 @@ BUILDS: dict[str, Callable[[], Any]] = {
     "few-shot-pixelcnn, code": few_shot(attention=False),
     "few-shot-pixelcnn, attention": few_shot(code=False),
     "few-shot-pixelcnn, code of pixels": few_shot(attention=False, dim_pixel=2),
+    "conditional-vae, pixels": conditional("mean", pixel_layers=2, pixel_channels=3),
+    "vae, pixels": lambda: VAE(event_shape=EVENT, dim_z=2, channels=(4,), dim_features=6, pixel_layers=2),
+    "gmn, pixels": matching(pixel_layers=2, pixel_channels=3),
     "gmn, mean pooling": matching(steps=0, prior_steps=0),
     "gmn, no pseudo-input": matching(pseudo_input=False),
     "gmn, standard prior": matching(conditional_prior=False),
@@ -85,6 +89,26 @@ def test_mean_pooling_starts_from_weights_with_attention() -> None:
         torch.testing.assert_close(found, log_weights(asking, asked, 3), rtol=0, atol=1e-12)
     with pytest.raises(CheckpointError, match="ask"):
         matching(steps=1)().start_from(pooling.state_dict(), "weights")
+
+
+@pytest.mark.parametrize("build", ["conditional-vae, mean", "gmn, no pseudo-input", "gmn, paper"])
+def test_a_pixelcnn_is_added_to_a_decoder_and_says_nothing_yet(build: str) -> None:
+    makers: dict[str, Callable[..., Callable[[], Any]]] = {
+        "conditional-vae, mean": partial(conditional, "mean"),
+        "gmn, no pseudo-input": partial(matching, pseudo_input=False),
+        "gmn, paper": partial(matching, kernels=(2,)),
+    }
+    small, larger = contract.louder(makers[build]()()), makers[build](pixel_layers=2)().double()
+    larger.start_from(small.state_dict(), "weights")
+    asked, found = contract.episode(), []
+    for model in (larger, small):
+        with torch.no_grad(), contract.same_noise():
+            found.append(log_weights(model, asked, 3))
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-12)
+    again = makers[build](pixel_layers=2)().double()
+    again.start_from(contract.louder(larger).state_dict(), "weights")
+    for name, value in again.state_dict().items():
+        torch.testing.assert_close(value, larger.state_dict()[name], rtol=0, atol=0)
 
 
 def test_a_map_of_pixels_is_added_to_weights_without_one_and_says_nothing_yet() -> None:

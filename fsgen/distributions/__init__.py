@@ -1,6 +1,6 @@
 """Distributions from network outputs, and the plates they live in."""
 
-from fsgen.distributions.autoregressive import Autoregressive, GatedProgram, PixelProgram
+from fsgen.distributions.autoregressive import Autoregressive, GatedProgram, PixelProgram, RefinedProgram, decoded
 from fsgen.distributions.heads import (
     HEADS,
     BernoulliHead,
@@ -25,7 +25,9 @@ __all__ = [
     "LogisticMixture",
     "LogisticMixtureHead",
     "PixelProgram",
+    "RefinedProgram",
     "bernoulli",
+    "decoded",
     "full_precision",
     "gaussian",
     "head",

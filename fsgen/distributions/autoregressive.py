@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fsgen.distributions.heads import Head
-from fsgen.nets import Copies, GatedPixelCNN
+from fsgen.nets import Copies, GatedPixelCNN, PixelRefinement
 
 Read = Callable[[Tensor], Tensor]
 PixelParameters = Callable[[int, int], Tensor]  # row, column -> [*batch, P, 1, 1]
@@ -41,11 +41,8 @@ class GatedProgram(PixelProgram):
         self.net, self.condition, self.read = net, condition, read
 
     def parameters(self, images: Tensor) -> Tensor:
-        leading, copies = images.shape[:-3], None
-        if 0 in (strides := images.stride()[: len(leading)]):  # one image expanded over tasks, queries or shot counts
-            for axis in (axis for axis, stride in enumerate(strides) if stride == 0):
-                images = images.narrow(axis, 0, 1)
-            copies = Copies(tuple(images.shape[:-3]), tuple(leading))
+        leading = images.shape[:-3]
+        images, copies = _distinct(images)
         if self.condition is None and self.read is None:
             few = images.shape[:-3]
             return self.net(images.flatten(0, len(few) - 1)).unflatten(0, few).expand(*leading, -1, -1, -1)
@@ -72,6 +69,40 @@ class GatedProgram(PixelProgram):
             return found.movedim(0, -1).flatten(0, -3).unflatten(-1, tuple(queries.shape[-2:]))
 
         return condition, flat
+
+
+def _distinct(images: Tensor) -> tuple[Tensor, Copies | None]:
+    """Images [..., C, H, W] without the copies of an axis that one image was expanded over: tasks, queries, shots."""
+    leading = images.shape[:-3]
+    same = [axis for axis, stride in enumerate(images.stride()[: len(leading)]) if stride == 0]
+    for axis in same:
+        images = images.narrow(axis, 0, 1)
+    return images, Copies(tuple(images.shape[:-3]), tuple(leading)) if same else None
+
+
+class RefinedProgram(PixelProgram):
+    """Decoded maps, refined at each pixel by the pixels before it.
+
+    Args:
+        maps: [*K, B, Q, maps, H, W]; the images have no particles where they are observed.
+    """
+
+    def __init__(self, refinement: PixelRefinement, maps: Tensor) -> None:
+        self.refinement, self.maps = refinement, maps
+
+    def parameters(self, images: Tensor) -> Tensor:
+        images, _ = _distinct(images)
+        return self.refinement(self.maps, images)
+
+    def walk(self, images: Tensor) -> PixelParameters:
+        mixed = self.refinement.mixed(self.maps)
+        seen = GatedProgram(self.refinement.net).walk(images)
+
+        def parameters(row: int, column: int) -> Tensor:
+            here = (..., slice(row, row + 1), slice(column, column + 1))
+            return self.refinement.joined(self.maps[here], mixed[here], seen(row, column))
+
+        return parameters
 
 
 class Autoregressive(dist.TorchDistribution):
@@ -126,3 +157,13 @@ class Autoregressive(dist.TorchDistribution):
 
     def _passes(self, images: Tensor) -> PixelParameters:
         return lambda row, column: self.program.parameters(images)[..., row : row + 1, column : column + 1]
+
+
+def decoded(
+    maps: Tensor, head: Head, event_shape: Sequence[int], refinement: PixelRefinement | None
+) -> dist.Distribution:
+    """p(x | z) from decoded maps [*K, B, Q, maps, H, W]: independent pixels, or each refined by those before it."""
+    if refinement is None:
+        return head(maps)
+    like = refinement.last.weight
+    return Autoregressive(RefinedProgram(refinement, maps), head, maps.shape[:-3], event_shape, like)

@@ -14,11 +14,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fsgen.distributions import gaussian, head, plates, standard_normal
+from fsgen.distributions import decoded, gaussian, head, plates, standard_normal
 from fsgen.episode import Episode
 from fsgen.errors import InputError
 from fsgen.model import FewShotModel
-from fsgen.nets import Affine, image_decoder, image_encoder, join, over_images, prelu
+from fsgen.nets import Affine, image_decoder, image_encoder, join, over_images, prelu, refinement, with_refinement
 from fsgen.registry import register
 from fsgen.sets import Controller, Matching
 
@@ -43,6 +43,8 @@ class GMN(FewShotModel):
         channels: of each stage of the encoder, from the first; the decoder mirrors them.
         blocks: residual blocks a stage. dim_features: size of a memory cell (without ``kernels``).
         kernels: gives the published residual sections, one kernel a section; None the library's own stages.
+        pixel_layers: of a gated PixelCNN by which a pixel also depends on those before it (PixelVAE); 0 for pixels that
+            are independent given z. pixel_channels: its width.
     """
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -76,11 +78,16 @@ class GMN(FewShotModel):
         blocks: int = 1,
         dim_features: int = 256,
         kernels: Sequence[int] | None = None,
+        pixel_layers: int = 0,
+        pixel_channels: int = 24,
     ) -> None:
         super().__init__()
         self.event_shape, self.dim_z = event_shape, dim_z
         self.likelihood = head(likelihood, event_shape[0])
-        self.levels, self.maps = self.likelihood.levels, (self.likelihood.outputs, *event_shape[1:])
+        self.levels = self.likelihood.levels
+        outputs = self.likelihood.outputs
+        self.refine = refinement(event_shape, outputs, pixel_channels, pixel_layers)
+        self.maps = (self.refine.maps if self.refine else outputs, *event_shape[1:])
         self.features = image_encoder(event_shape, channels, blocks, dim_features, kernels)
         dim = self.features.dim
         controller = Controller(dim, dim_state, pseudo_input=pseudo_input)
@@ -100,12 +107,17 @@ class GMN(FewShotModel):
         return cls(event_shape=event_shape, dim_z=2, steps=2, dim_state=6, dim_prior=4, channels=(4,), dim_features=6)
 
     def start_from(self, weights: Mapping[str, Tensor], source: str) -> None:
-        """As :meth:`FewShotModel.start_from`; mean pooling may start from weights with attention, less what asks."""
+        """As :meth:`FewShotModel.start_from`, and from weights with more or less in them.
+
+        Mean pooling starts from weights with attention, less what asks; the PixelCNN is added to weights without one
+        and says nothing yet.
+        """
         pools = ("match_image", "match_latent") if not self.match_image.steps else ()
         if self.match_prior is not None and not self.match_prior.steps:
             pools = (*pools, "match_prior")
         asking = tuple(f"{pool}.{part}" for pool in pools for part in ("ask", "strength"))
-        super().start_from({name: value for name, value in weights.items() if not name.startswith(asking)}, source)
+        kept = {name: value for name, value in weights.items() if not name.startswith(asking)}
+        super().start_from(with_refinement(kept, self.state_dict()), source)
 
     def embed(self, images: Tensor) -> Tensor:
         """Features [B, N, D] of images [B, N, C, H, W]: memory cells and queries alike."""
@@ -118,8 +130,8 @@ class GMN(FewShotModel):
             z = pyro.sample("z", self._prior(support, episode.seen()))
             r = self.match_latent.pool(support, episode.seen(), z)
             code = join(z, r)
-            parameters = self.decode(code.flatten(0, -2)).reshape(*code.shape[:-1], *self.maps)
-            pyro.sample("x", self.likelihood(parameters), obs=episode.query)
+            maps = self.decode(code.flatten(0, -2)).reshape(*code.shape[:-1], *self.maps)
+            pyro.sample("x", decoded(maps, self.likelihood, self.event_shape, self.refine), obs=episode.query)
 
     def guide(self, episode: Episode) -> None:
         """q(z | query, support)."""

@@ -5,6 +5,7 @@ from fsgen.nets.gated import Copies, GatedPixelCNN
 from fsgen.nets.grids import GridDecoder, GridEncoder, MapDecoder, MapEncoder
 from fsgen.nets.images import image_decoder, image_encoder
 from fsgen.nets.layers import Affine, GatedUnit, dense, he_normal, join, mlp, over_images, prelu
+from fsgen.nets.refinement import PixelRefinement, refinement, with_refinement
 from fsgen.nets.residual import ResidualDecoder, ResidualEncoder
 from fsgen.nets.sections import SectionDecoder, SectionEncoder, section_sizes
 from fsgen.nets.widening import widened
@@ -19,6 +20,7 @@ __all__ = [
     "GridEncoder",
     "MapDecoder",
     "MapEncoder",
+    "PixelRefinement",
     "ResidualDecoder",
     "ResidualEncoder",
     "SectionDecoder",
@@ -32,6 +34,8 @@ __all__ = [
     "mlp",
     "over_images",
     "prelu",
+    "refinement",
     "section_sizes",
     "widened",
+    "with_refinement",
 ]
