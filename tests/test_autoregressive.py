@@ -12,12 +12,12 @@ from scipy import stats
 from test_contract import louder
 from torch import Tensor
 
-from fsgen.distributions import Autoregressive, GatedProgram, head
+from fsgen.distributions import Autoregressive, GatedProgram, decoded, head
 from fsgen.episode import Episode
 from fsgen.errors import InputError
 from fsgen.inference import PerView, latent_sites, log_weights, simulate
 from fsgen.models.few_shot_pixelcnn import FewShotPixelCNN
-from fsgen.nets import GatedPixelCNN
+from fsgen.nets import GatedPixelCNN, PixelRefinement
 from fsgen.registry import MODELS
 
 SETTINGS = [{}, {"attention": False}, {"code": False}]
@@ -68,6 +68,23 @@ def test_a_network_that_sees_the_pixel_itself_is_not_normalised() -> None:
         x = Autoregressive(kind(net), head("bernoulli", 1), (1, 512), (1, 3, 3), NINE)
         with torch.no_grad():
             assert (abs(x.log_prob(NINE[None]).exp().sum().item() - 1) <= 1e-12) == sound
+
+
+@pytest.mark.parametrize("likelihood", ["bernoulli", "logistic-mixture"])
+def test_refined_maps_are_a_distribution_for_each_particle_and_drawn_as_they_are_scored(likelihood: str) -> None:
+    of = head(likelihood, 1)
+    net = louder(PixelRefinement(1, of.outputs, 4, 2, (3, 3)))
+    maps = torch.randn(5, 1, 2, net.maps, 3, 3, dtype=torch.float64)  # particles, episodes, queries
+    together = decoded(maps, of, (1, 3, 3), net)
+    with torch.no_grad():
+        if likelihood == "bernoulli":
+            for particle in maps[:, :, :1]:
+                nats = decoded(particle.expand(1, 512, -1, -1, -1), of, (1, 3, 3), net).log_prob(NINE[None])
+                assert abs(nats.exp().sum().item() - 1) <= 1e-12
+        apart = [decoded(particle, of, (1, 3, 3), net).log_prob(NINE[None, 7:9]) for particle in maps]
+        torch.testing.assert_close(together.log_prob(NINE[None, 7:9]), torch.stack(apart), rtol=0, atol=1e-12)
+    again = Autoregressive(together.program, of, (5, 1, 2), (1, 3, 3), NINE)
+    torch.testing.assert_close(drawn(again, True), drawn(again, False), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("kernel", [3, 5])
