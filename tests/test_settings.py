@@ -111,6 +111,12 @@ def test_a_pixelcnn_is_added_to_a_decoder_and_says_nothing_yet(build: str) -> No
         torch.testing.assert_close(value, larger.state_dict()[name], rtol=0, atol=0)
 
 
+def test_a_decoder_of_more_outputs_is_no_decoder_with_a_pixelcnn() -> None:
+    binary, grey = conditional("mean")(), conditional("mean", likelihood="gaussian")()
+    with pytest.raises(CheckpointError, match="decode"):
+        grey.start_from(binary.state_dict(), "weights")
+
+
 def test_a_map_of_pixels_is_added_to_weights_without_one_and_says_nothing_yet() -> None:
     small, larger = contract.louder(few_shot()()), few_shot(dim_pixel=2)().double()
     larger.start_from(small.state_dict(), "weights")

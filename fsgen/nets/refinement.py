@@ -66,7 +66,7 @@ def with_refinement(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) ->
     The model holds the refinement as ``refine`` and, as ``decode``, the decoder, whose last layer makes the hints too.
     """
     found = dict(weights)
-    if any(name.startswith("refine.") for name in found):
+    if any(name.startswith("refine.") for name in found) or not any(name.startswith("refine.") for name in own):
         return found
     for name, value in own.items():
         if name.startswith("refine."):
