@@ -12,8 +12,8 @@ import torch
 from test_contract_power import EVERY
 
 from fsgen.episode import Episode
-from fsgen.errors import CheckpointError
-from fsgen.inference import log_weights
+from fsgen.errors import CheckpointError, InputError
+from fsgen.inference import log_weights, terms
 from fsgen.models.conditional_vae import ConditionalVAE
 from fsgen.models.few_shot_pixelcnn import FewShotPixelCNN
 from fsgen.models.gmn import GMN
@@ -44,9 +44,11 @@ BUILDS: dict[str, Callable[[], Any]] = {
     "few-shot-pixelcnn, code": few_shot(attention=False),
     "few-shot-pixelcnn, attention": few_shot(code=False),
     "few-shot-pixelcnn, code of pixels": few_shot(attention=False, dim_pixel=2),
+    "few-shot-pixelcnn, orders": lambda: few_shot(orders="dihedral")().eval(),
     "conditional-vae, pixels": conditional("mean", pixel_layers=2, pixel_channels=3),
     "vae, pixels": lambda: VAE(event_shape=EVENT, dim_z=2, channels=(4,), dim_features=6, pixel_layers=2),
     "gmn, pixels": matching(pixel_layers=2, pixel_channels=3),
+    "gmn, memory of pixels": matching(steps=2, pixel_layers=2, pixel_channels=3, pixel_memory=True),
     "gmn, mean pooling": matching(steps=0, prior_steps=0),
     "gmn, no pseudo-input": matching(pseudo_input=False),
     "gmn, standard prior": matching(conditional_prior=False),
@@ -109,6 +111,49 @@ def test_a_pixelcnn_is_added_to_a_decoder_and_says_nothing_yet(build: str) -> No
     again.start_from(contract.louder(larger).state_dict(), "weights")
     for name, value in again.state_dict().items():
         torch.testing.assert_close(value, larger.state_dict()[name], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("steps", [0, 1, 3])
+def test_a_memory_of_images_is_added_to_a_pixelcnn_and_says_nothing_yet(steps: int) -> None:
+    options: dict[str, Any] = {"steps": steps, "pixel_layers": 2, "pixel_channels": 3}
+    small = contract.louder(matching(**options)())
+    larger = matching(**options, pixel_memory=True)().double()
+    larger.start_from(small.state_dict(), "weights")
+    asked, found = contract.episode(), []
+    for model in (larger, small):
+        with torch.no_grad(), contract.same_noise():
+            found.append(log_weights(model, asked, 3))
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-12)
+    again = matching(**options, pixel_memory=True)().double()
+    again.start_from(contract.louder(larger).state_dict(), "weights")
+    torch.testing.assert_close(again.refine.mix.weight, larger.refine.mix.weight, rtol=0, atol=0)
+    with pytest.raises(CheckpointError, match="refine"):
+        small.start_from(larger.state_dict(), "weights")
+
+
+def test_a_gmn_with_a_memory_of_images_copies_the_one_it_attends_to() -> None:
+    """Weights set by hand: what the decoder reads of the support is all that a pixel depends on."""
+    model = matching(pixel_layers=2, pixel_channels=3, pixel_memory=True, pseudo_input=False)().double()
+    for parameter in model.refine.parameters():
+        torch.nn.init.zeros_(parameter)
+    for parameter in model.decode.parameters():
+        torch.nn.init.zeros_(parameter)
+    centre = model.refine.mix.weight.data[:2, -1, 1, 1]
+    centre += torch.tensor([100.0, -100.0])
+    model.refine.mix.bias.data[:2] += torch.tensor([-50.0, 50.0])
+    model.refine.last.weight.data[0, :2, 0, 0] += torch.tensor([1.0, -1.0])
+    support = contract.binary(3, 1).double()
+    with torch.no_grad(), contract.same_noise():
+        x = torch.stack([support[:, 0], 1 - support[:, 0]], 1)
+        found = terms(model, Episode(support, x), 2)["x"]
+    pixels = support[0, 0].numel()
+    torch.testing.assert_close(found[..., 0], torch.zeros_like(found[..., 0]), rtol=0, atol=1e-12)
+    torch.testing.assert_close(found[..., 1], torch.full_like(found[..., 1], -50.0 * pixels), rtol=1e-9, atol=0)
+
+
+def test_a_memory_of_images_needs_a_pixelcnn() -> None:
+    with pytest.raises(InputError, match="give pixel_layers"):
+        matching(pixel_memory=True)()
 
 
 def test_a_decoder_of_more_outputs_is_no_decoder_with_a_pixelcnn() -> None:

@@ -13,6 +13,7 @@ from fsgen.distributions.heads import (
 )
 from fsgen.distributions.latents import full_precision, gaussian, standard_normal
 from fsgen.distributions.logistics import LogisticMixture
+from fsgen.distributions.orders import OrderAverage, turned, turns
 from fsgen.distributions.plates import plates
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Head",
     "LogisticMixture",
     "LogisticMixtureHead",
+    "OrderAverage",
     "PixelProgram",
     "RefinedProgram",
     "bernoulli",
@@ -34,4 +36,6 @@ __all__ = [
     "head_for",
     "plates",
     "standard_normal",
+    "turned",
+    "turns",
 ]

@@ -42,7 +42,7 @@ class GatedProgram(PixelProgram):
 
     def parameters(self, images: Tensor) -> Tensor:
         leading = images.shape[:-3]
-        images, copies = _distinct(images)
+        images, copies = distinct(images)
         if self.condition is None and self.read is None:
             few = images.shape[:-3]
             return self.net(images.flatten(0, len(few) - 1)).unflatten(0, few).expand(*leading, -1, -1, -1)
@@ -71,7 +71,7 @@ class GatedProgram(PixelProgram):
         return condition, flat
 
 
-def _distinct(images: Tensor) -> tuple[Tensor, Copies | None]:
+def distinct(images: Tensor) -> tuple[Tensor, Copies | None]:
     """Images [..., C, H, W] without the copies of an axis that one image was expanded over: tasks, queries, shots."""
     leading = images.shape[:-3]
     same = [axis for axis, stride in enumerate(images.stride()[: len(leading)]) if stride == 0]
@@ -91,7 +91,7 @@ class RefinedProgram(PixelProgram):
         self.refinement, self.maps = refinement, maps
 
     def parameters(self, images: Tensor) -> Tensor:
-        images, _ = _distinct(images)
+        images, _ = distinct(images)
         return self.refinement(self.maps, images)
 
     def walk(self, images: Tensor) -> PixelParameters:

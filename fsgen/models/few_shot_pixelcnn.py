@@ -12,11 +12,12 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 import pyro
+import pyro.distributions as dist
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
-from fsgen.distributions import Autoregressive, GatedProgram, head, plates
+from fsgen.distributions import Autoregressive, GatedProgram, OrderAverage, head, plates, turned, turns
 from fsgen.episode import Episode
 from fsgen.errors import InputError
 from fsgen.model import FewShotModel
@@ -34,6 +35,8 @@ class FewShotPixelCNN(FewShotModel):
     The code r is the mean of the support's feature maps, decoded to a map that every layer reads: maps of patches and,
     as a setting, maps of pixels, which keep where a stroke is better than what it is. The attention a_i
     is asked by each pixel from what it knows of the pixels before it, and reads patches by what they hold and where.
+    In several orders, the network is told which one it reads, and p is the mean over them; training draws one a batch,
+    which bounds the NLL from above.
 
     Options:
         event_shape: one image, (C, H, W).
@@ -45,8 +48,12 @@ class FewShotPixelCNN(FewShotModel):
         dim_pixel: features of a pixel in the second map of the code, which is of the images' own size; 0 for none.
         dim_condition: channels of the map that the code is decoded to.
         dim_attention: size of what a pixel reads. heads: of the attention.
+        orders: of the pixels: raster, or dihedral, the mean over those of the rotated and mirrored image: 8 of them,
+            each with a pass of its own.
         likelihood: of a pixel: bernoulli, gaussian or logistic-mixture.
     """
+
+    turns: Tensor
 
     def __init__(
         self,
@@ -65,6 +72,7 @@ class FewShotPixelCNN(FewShotModel):
         dim_condition: int = 32,
         dim_attention: int = 32,
         heads: int = 2,
+        orders: str = "raster",
         likelihood: str = "bernoulli",
     ) -> None:
         super().__init__()
@@ -85,6 +93,8 @@ class FewShotPixelCNN(FewShotModel):
         self.pixels = MapEncoder(inputs, dim_pixel) if code and dim_pixel else None
         self.encode_pixels = MeanPool(None, self.pixels.dim) if self.pixels else None
         self.decode_pixels = MapDecoder(event_shape, dim_pixel + 1, dim_condition) if self.pixels else None
+        self.register_buffer("turns", turns(orders, *event_shape[1:]), persistent=False)
+        self.order = nn.Parameter(torch.zeros(len(self.turns), dim_condition)) if len(self.turns) > 1 else None
         self.net = GatedPixelCNN(
             event_shape[0],
             self.likelihood.outputs,
@@ -92,7 +102,7 @@ class FewShotPixelCNN(FewShotModel):
             layers,
             kernel=kernel,
             first_kernel=first_kernel,
-            condition=dim_condition if code else 0,
+            condition=dim_condition if code or self.order is not None else 0,
             asks=(dim_attention, dim_attention) if attention else None,
             size=event_shape[1:],
         )
@@ -112,25 +122,24 @@ class FewShotPixelCNN(FewShotModel):
         )
 
     def start_from(self, weights: Mapping[str, Tensor], source: str) -> None:
-        """As :meth:`FewShotModel.start_from`, and from a model with a part of the channels or without a map of pixels.
+        """As :meth:`FewShotModel.start_from`, and from a model with a part of the channels, or without what it lacks.
 
-        Its channels are widened a whole number of times and a map of pixels is added that says nothing yet: training
-        starts with the likelihood of that model.
+        Its channels are widened a whole number of times, and a map of pixels and codes of the orders are added that say
+        nothing yet: training starts with the likelihood of that model.
         """
         own = {name.removeprefix("net."): value for name, value in weights.items() if name.startswith("net.")}
         weights = {**weights, **{f"net.{name}": value for name, value in widened(own, self.net).items()}}
         if self.pixels is not None and not any(name.startswith("pixels.") for name in weights):
             added = ("pixels.", "decode_pixels.")
             weights = {**weights, **{n: value for n, value in self.state_dict().items() if n.startswith(added)}}
+        if self.order is not None and self.decode is not None and "order" not in weights:
+            weights = {**weights, "order": self.order.detach()}
         super().start_from(weights, source)
 
     def model(self, episode: Episode) -> None:
         """p(x | support), pixel by pixel."""
-        program = self._program(episode)
-        shape, like = (episode.batch, episode.queries), self.net.last.weight
         with plates(episode):
-            x = Autoregressive(program, self.likelihood, shape, self.event_shape, like)
-            pyro.sample("x", x, obs=episode.query)
+            pyro.sample("x", self._density(episode), obs=episode.query)
 
     def guide(self, episode: Episode) -> None:
         """Nothing is latent."""
@@ -138,7 +147,7 @@ class FewShotPixelCNN(FewShotModel):
     def attention_maps(
         self, episode: Episode
     ) -> tuple[Float[Tensor, "B Q H W heads S h w"], Float[Tensor, "B Q H W heads"]]:
-        """What each pixel of each query read: the weight of every patch, and that of the null patch.
+        """What each pixel of each query read: the weight of every patch, and that of the null patch; in raster order.
 
         Raises:
             InputError: the model was built without attention.
@@ -153,11 +162,25 @@ class FewShotPixelCNN(FewShotModel):
         patches = weights[..., :-1].unflatten(-1, (episode.shots, *self.features.grid))
         return patches, weights[..., -1]
 
-    def _program(self, episode: Episode, kept: list[Tensor] | None = None) -> GatedProgram:
-        """The network with what it reads of the support; ``kept`` collects the attention."""
+    def _density(self, episode: Episode) -> dist.Distribution:
+        images = self.likelihood, (episode.batch, episode.queries), self.event_shape, self.net.last.weight
+        count = len(self.turns)
+        if count == 1:
+            return Autoregressive(self._program(episode), *images)
+        chosen = [int(torch.randint(count, ()))] if self.training else list(range(count))
+        programs = [self._program(_turned(episode, self.turns[g]), order=g) for g in chosen]
+        return OrderAverage(self.turns[chosen], programs, *images)
+
+    def _program(self, episode: Episode, kept: list[Tensor] | None = None, *, order: int = 0) -> GatedProgram:
+        """The network with what it reads of the support; ``kept`` collects the attention, ``order`` it is told."""
         prepared = episode.shared("prepared", lambda: self._prepared(episode.support))
         embedded = episode.shared("patches", lambda: over_images(self.features, prepared))
         condition = self._condition(episode, prepared, embedded)
+        if self.order is not None:
+            told = self.order[order][:, None, None]
+            condition = told.expand(*episode.query.shape[:2], -1, *self.event_shape[1:]) + (
+                0 if condition is None else condition
+            )
         if self.memory is None:
             return GatedProgram(self.net, condition)
         memory, visible = self.memory, episode.seen()
@@ -199,3 +222,10 @@ def _decoded(encode: MeanPool, decode: GridDecoder | MapDecoder, embedded: Tenso
     places = decode.dim - (encode.dim - 1)
     spread = torch.cat([code[..., :-1], code[..., -1:].expand(*code.shape[:-1], places)], -1)
     return decode(spread.flatten(0, 1)).unflatten(0, spread.shape[:2])
+
+
+def _turned(episode: Episode, turn: Tensor) -> Episode:
+    """The episode with all its images turned."""
+    support = turned(episode.support, turn)
+    query = support if episode.query is episode.support else turned(episode.query, turn)
+    return Episode(support, query, episode.visible, episode.ways).sharing()

@@ -80,13 +80,18 @@ class GMN(FewShotModel):
         kernels: Sequence[int] | None = None,
         pixel_layers: int = 0,
         pixel_channels: int = 24,
+        pixel_memory: bool = False,
     ) -> None:
         super().__init__()
         self.event_shape, self.dim_z = event_shape, dim_z
         self.likelihood = head(likelihood, event_shape[0])
         self.levels = self.likelihood.levels
         outputs = self.likelihood.outputs
-        self.refine = refinement(event_shape, outputs, pixel_channels, pixel_layers)
+        if pixel_memory and not pixel_layers:
+            raise InputError("gmn: pixel_memory is read by the PixelCNN of the decoder; give pixel_layers, such as 5.")
+        read = max(steps, 1) * event_shape[0] if pixel_memory else 0
+        self.refine = refinement(event_shape, outputs, pixel_channels, pixel_layers, read=read)
+        self.pixel_memory = pixel_memory
         self.maps = (self.refine.maps if self.refine else outputs, *event_shape[1:])
         self.features = image_encoder(event_shape, channels, blocks, dim_features, kernels)
         dim = self.features.dim
@@ -109,8 +114,8 @@ class GMN(FewShotModel):
     def start_from(self, weights: Mapping[str, Tensor], source: str) -> None:
         """As :meth:`FewShotModel.start_from`, and from weights with more or less in them.
 
-        Mean pooling starts from weights with attention, less what asks; the PixelCNN is added to weights without one
-        and says nothing yet.
+        Mean pooling starts from weights with attention, less what asks; the PixelCNN, or its memory of images, is added
+        to weights without one and says nothing yet.
         """
         pools = ("match_image", "match_latent") if not self.match_image.steps else ()
         if self.match_prior is not None and not self.match_prior.steps:
@@ -128,9 +133,11 @@ class GMN(FewShotModel):
         support, _ = episode.embedded(self.embed)
         with plates(episode):
             z = pyro.sample("z", self._prior(support, episode.seen()))
-            r = self.match_latent.pool(support, episode.seen(), z)
+            r, readings = self.match_latent.attend(support, episode.seen(), z)
             code = join(z, r)
             maps = self.decode(code.flatten(0, -2)).reshape(*code.shape[:-1], *self.maps)
+            if self.pixel_memory:
+                maps = torch.cat([maps, _read_images(readings, episode.support).to(maps.dtype)], -3)
             pyro.sample("x", decoded(maps, self.likelihood, self.event_shape, self.refine), obs=episode.query)
 
     def guide(self, episode: Episode) -> None:
@@ -160,3 +167,9 @@ class GMN(FewShotModel):
             return standard_normal(support, self.dim_z)
         r = self.match_prior.pool(support, visible)
         return gaussian(self.prior(prelu(self.prior_hidden(r), self.prior_slope)))
+
+
+def _read_images(readings: Sequence[Tensor], support: Tensor) -> Tensor:
+    """The images of the support averaged as each step read their cells: [*K, B, Q, steps C, H, W]."""
+    weights = torch.stack(readings, -2)[..., :-1]  # the pseudo-input has no image
+    return torch.einsum("...bqns,bschw->...bqnchw", weights.to(support), support).flatten(-4, -3)
