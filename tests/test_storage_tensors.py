@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -93,6 +94,31 @@ def test_views_ties_and_parameters_are_saved_as_what_they_show() -> None:
         assert len(data) < 5000
         found = back(data, source="x")
         assert all(torch.equal(found[name], given[name]) and not found[name].requires_grad for name in given)
+
+
+def test_a_large_tensor_of_several_names_is_written_once_and_read_under_all_of_them() -> None:
+    shared, nan = torch.randn(64, 64), torch.full((2000,), torch.nan)
+    given = {"b": shared, "a": shared.clone(), "turned": shared.T, "flat": shared.flatten(), "double": shared.double()}
+    given |= {"nan": nan, "nothing": nan.clone(), "zero": torch.zeros(9), "other": torch.zeros(9)}
+    data = storage.tensors_to_bytes(given)
+    assert len(data) < sum(t.nbytes for t in given.values()) - shared.nbytes - nan.nbytes + 2000
+    found = storage.tensors_from_bytes(data, source="w")
+    assert found.keys() == given.keys()
+    for name, tensor in given.items():
+        assert found[name].dtype == tensor.dtype
+        torch.testing.assert_close(found[name], tensor, rtol=0, atol=0, equal_nan=True)
+    assert data == storage.tensors_to_bytes(found)
+    assert {"zero", "other"} < safetensors.torch.load(data).keys()
+
+
+@pytest.mark.parametrize("held", ["no such", "a", "b"])
+def test_a_file_cannot_give_a_tensor_a_name_that_it_has_or_one_that_is_not_there(held: str) -> None:
+    same = f'{{\\"a\\": \\"b\\", \\"c\\": \\"{held}\\"}}'
+    tensors = f'"a": {entry(0, 16)}, "b": {entry(16, 32)}'
+    data = header(f'{{"__metadata__": {{"same": "{same}"}}, {tensors}}}'.encode(), data=bytes(32))
+    found = storage.tensors_from_bytes(data, source="w")
+    assert set(found) == ({"a", "b"} if held == "no such" else {"a", "b", "c"})
+    assert found["a"].data_ptr() != found["b"].data_ptr()
 
 
 def test_an_optimiser_a_generator_and_a_module_continue_from_their_state() -> None:
@@ -285,6 +311,7 @@ HEADERS = {
     "a negative shape": header(f'{{"a": {entry(0, 16, "[-2, -2]")}}}'),
     "an unknown type": header(f'{{"a": {entry(0, 16, dtype="O")}}}'),
     "bytes left over": header(f'{{"a": {entry(0, 16)}}}', data=bytes(17)),
+    "names of no JSON": header(f'{{"__metadata__": {{"same": "["}}, "a": {entry(0, 16)}}}'),
     "a pickle": pickle.dumps(Call(os.system, "true")),
 }
 

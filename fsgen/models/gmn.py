@@ -169,7 +169,7 @@ class GMN(FewShotModel):
         return gaussian(self.prior(prelu(self.prior_hidden(r), self.prior_slope)))
 
 
-def _read_images(readings: Sequence[Tensor], support: Tensor) -> Tensor:
+def _read_images(readings: list[Tensor], support: Tensor) -> Tensor:
     """The images of the support averaged as each step read their cells: [*K, B, Q, steps C, H, W]."""
     weights = torch.stack(readings, -2)[..., :-1]  # the pseudo-input has no image
     return torch.einsum("...bqns,bschw->...bqnchw", weights.to(support), support).flatten(-4, -3)

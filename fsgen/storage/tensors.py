@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import re
 import warnings
 import zipfile
@@ -15,14 +17,31 @@ from fsgen.storage.files import RESTORE
 if TYPE_CHECKING:
     from torch import Tensor
 
+SAME = "same"
+SHARED_FROM = 4096  # bytes from which equal tensors are written once; small ones are equal by chance, as zeros are
+
 
 def tensors_to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
-    """Named tensors in the safetensors format; equal tensors give equal bytes."""
+    """Named tensors in the safetensors format; equal tensors give equal bytes.
+
+    A large tensor that stands under several names, as that of a module shared by two others, is written under the first
+    of them; the file's metadata give under ``SAME``, for each other name, the one that holds it, as JSON.
+    """
     import safetensors.torch
     import torch
 
-    own = {name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
-    return safetensors.torch.save(own)
+    own: dict[str, Tensor] = {}
+    names: dict[tuple[Any, ...], str] = {}
+    same: dict[str, str] = {}
+    for name, value in sorted(tensors.items()):
+        tensor = value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        if tensor.nbytes >= SHARED_FROM:
+            held = names.setdefault((tensor.dtype, tensor.shape, _digest(tensor)), name)
+            if held != name:
+                same[name] = held
+                continue
+        own[name] = tensor
+    return safetensors.torch.save(own, metadata={SAME: json.dumps(same)} if same else None)
 
 
 def tensors_from_bytes(data: bytes, *, source: str) -> dict[str, Tensor]:
@@ -34,10 +53,26 @@ def tensors_from_bytes(data: bytes, *, source: str) -> dict[str, Tensor]:
     import safetensors.torch
 
     try:
-        return safetensors.torch.load(data)
+        found = safetensors.torch.load(data)
+        for name, held in _same(data).items():
+            if name not in found and held in found:
+                found[name] = found[held]
+        return found
     except Exception as error:
         reason = " ".join(str(error).split())[:120]
         raise CheckpointError(f"{source} is no safetensors file: {reason}. {RESTORE}") from error
+
+
+def _same(data: bytes) -> dict[str, str]:
+    """The name that holds the tensor of each name without one, in a file whose header was read before without error."""
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return dict(json.loads(header.get("__metadata__", {}).get(SAME, "{}")))
+
+
+def _digest(tensor: Tensor) -> bytes:
+    import torch
+
+    return hashlib.sha256(tensor.flatten().view(torch.uint8).numpy().tobytes()).digest()
 
 
 def check_state_dict(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], source: str) -> None:
