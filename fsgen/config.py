@@ -129,11 +129,13 @@ class ValidationConfig:
         every: steps between validations.
         sets: episodes scored, the same ones every time.
         particles: importance samples K.
+        protocol: of those episodes, strict or published.
     """
 
     every: int = 1000
     sets: int = 50
     particles: int = 10
+    protocol: Literal["strict", "published"] = "strict"
 
 
 @dataclass

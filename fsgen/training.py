@@ -113,7 +113,7 @@ class Trainer:
             EpisodeSampler(
                 train, protocol=e.protocol, augment=e.augment, augment_share=e.augment_share, seed=c.seed, **same
             ),
-            EpisodeSampler(validation, seed=VALIDATION_SEED, **same),
+            EpisodeSampler(validation, protocol=c.validation.protocol, seed=VALIDATION_SEED, **same),
         )
 
     @property
