@@ -29,7 +29,8 @@ def likelihood(number: int, finding: Finding, colours: Mapping[str, int]) -> Sec
     """All that is said of one list of sets; ``colours`` numbers the runs."""
     data = finding["data"]
     ways = counted(finding["ways"], "class", "classes")
-    title = f"{shown(data['name'])}, {shown(data['split'])} classes: {shown(finding['protocol'])}, {ways} a set"
+    sets = f"{counted(finding['sets'], 'set', 'sets')} of {ways}"
+    title = f"{shown(data['name'])}, {shown(data['split'])} classes: {shown(finding['protocol'])}, {sets}"
     blocks: list[Block | None] = [
         Note(_about(finding)),
         _scores(finding),
