@@ -6,7 +6,7 @@
 
 A step of a plan is a command of fsgen, the folder it is about (or nothing) and its flags; flags under ``each`` are run
 value by value. ``flags`` are those of all steps, and under the name of a command those of its steps. A step is done if
-the results file holds lines of the same weights that agree with every flag; a sheet of samples, if it is there.
+the results file holds lines of the same weights that agree with every flag; a sheet or pictures, if they are there.
 
 ``train`` names a configuration, ``out`` the run. It is done when the run has finished, and it is not needed while every
 step about a run that is not here finds its lines: weights are not committed, figures are. Without those lines
@@ -139,7 +139,19 @@ class Sheet(Step):
         return self.out.is_file()
 
 
-COMMANDS: dict[str, type[Step]] = {**dict.fromkeys(FIGURE, Step), "train": Training, "sample": Sheet}
+class Pictures(Step):
+    """What ``fsgen report`` shows of a run, made again only where it was removed."""
+
+    def done(self) -> bool:
+        return (ROOT / self.flags.get("out", f"{self.run}/pictures") / "captions.yaml").is_file()
+
+
+COMMANDS: dict[str, type[Step]] = {
+    **dict.fromkeys(FIGURE, Step),
+    "train": Training,
+    "sample": Sheet,
+    "pictures": Pictures,
+}
 
 
 def shared(flags: dict[str, Any], command: str) -> dict[str, Any]:

@@ -200,6 +200,12 @@ def test_sheets_are_done_when_they_are_there_and_samples_by_their_critic(step: A
     assert not sheet.done()
     sheet.out.write_bytes(b"")
     assert sheet.done()
+    (shown,) = plans.steps({"flags": {"pictures": {"critic": "models/judge"}}, "steps": [{"pictures": "model"}]})
+    assert shown.words == ["pictures", "model", "--critic", "models/judge"]
+    assert not shown.done()
+    (plans.ROOT / "model" / "pictures").mkdir(parents=True)
+    (plans.ROOT / "model" / "pictures" / "captions.yaml").write_bytes(b"")
+    assert shown.done()
     found = {"kind": "quality", "ways": 20, "shots": 1, "samples": 5, "episodes": 30, "critic": {"run": "judge"}}
     write(judged, [lines(judged)[0] | found])
     assert judged.done()

@@ -139,6 +139,9 @@ def test_sheets_are_written_and_reported(tmp_path: Path, monkeypatch: pytest.Mon
     assert held["beta-bernoulli"] == ["neighbours"]
     assert held["vae"] == ["neighbours", "reconstructions"]
     assert held["gmn"] == ["attention", "codes", "neighbours", "reconstructions"]
+    assert fsgen_("pictures", runs[1], *words, "--out", tmp_path / "elsewhere" / "vae")[0] == 0
+    for path in (runs[1] / "pictures").iterdir():
+        assert (tmp_path / "elsewhere" / "vae" / path.name).read_bytes() == path.read_bytes()
     for run in runs:
         sheet = np.asarray(Image.open(run / "pictures" / "neighbours.png"))
         assert sheet.shape[0] == 2 * 3 * 18 + 2  # two classes of samples, their pixel neighbours and the critic's

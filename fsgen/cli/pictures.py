@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
@@ -39,6 +40,7 @@ def parser() -> Parser:
     )
     p.add_argument("--split", type=str, default="test", help="train, validation or test")
     p.add_argument("--seed", type=int, default=0, help="of the classes and of the samples")
+    p.add_argument("--out", type=str, default=None, metavar="DIR", help="where they are written; default RUN/pictures")
     return p
 
 
@@ -69,7 +71,7 @@ def run(args: Namespace) -> int:
         if path is not None and held is not None:
             require_fit(path, held, shown)
     sampler = EpisodeSampler(shown, shots=args.shots, queries=args.samples, seed=args.seed)
-    captions, out = {}, folder / FOLDER
+    captions, out = {}, Path(args.out) if args.out else folder / FOLDER
     for kind, made in pictures(Scene(model, critic, sampler, train, args.sets, args.seed)).items():
         captions[kind], file = made.caption, out / f"{kind}.png"
         with storage.refusals(file, 0):
