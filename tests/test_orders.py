@@ -15,7 +15,6 @@ from torch import Tensor
 from fsgen.data.augment import transforms
 from fsgen.distributions import turned, turns
 from fsgen.episode import Episode
-from fsgen.errors import InputError
 from fsgen.inference import latent_sites, log_weights, simulate
 from fsgen.models.few_shot_pixelcnn import FewShotPixelCNN
 
@@ -126,5 +125,5 @@ def test_attention_is_shown_in_raster_order() -> None:
 
 
 def test_unknown_orders_are_named() -> None:
-    with pytest.raises(InputError, match=r"no orders 'spiral'\. Known: raster, dihedral"):
+    with pytest.raises(ValueError, match=r"no orders 'spiral'\. Known: raster, dihedral"):
         few_shot(orders="spiral")

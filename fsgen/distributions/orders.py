@@ -13,7 +13,6 @@ from torch import Tensor
 
 from fsgen.distributions.autoregressive import Autoregressive, PixelProgram, distinct
 from fsgen.distributions.heads import Head
-from fsgen.errors import InputError
 
 ORDERS = ("raster", "dihedral")
 
@@ -26,10 +25,10 @@ def turns(orders: str, height: int, width: int) -> Int[Tensor, "G N"]:
     image is not square. The first is raster order.
 
     Raises:
-        InputError: unknown name.
+        ValueError: unknown name.
     """
     if orders not in ORDERS:
-        raise InputError(f"no orders '{orders}'. Known: {', '.join(ORDERS)}.")
+        raise ValueError(f"no orders '{orders}'. Known: {', '.join(ORDERS)}.")
     grid = torch.arange(height * width).view(height, width)
     if orders == "raster":
         return grid.view(1, -1)
