@@ -16,6 +16,7 @@ from fsgen.errors import FsgenError, InputError
 from fsgen.report import charts
 from fsgen.report.build import build, read_published
 from fsgen.report.estimates import bca, estimates
+from fsgen.report.runs import cost
 
 ROOT = Path(__file__).resolve().parents[1]
 PUBLISHED = {"omniglot_nll": {"source": "S", "rows": [{"model": "M", "test_classes": 1, "nll_by_shots": {"1": 83.3}}]}}
@@ -276,3 +277,19 @@ def test_samples_are_compared_by_one_critic_on_one_kind_of_episode(tmp_path: Pat
     assert text.count("hardly differ from each other") == 1
     assert "b (1 shot): diversity below 0.1" in text
     assert text.count("| images of the class |") == 3
+
+
+def test_the_cost_of_a_run_is_counted_once_and_that_of_a_lost_session_is_not_known() -> None:
+    def session(run: str | None, begun: int, step: int, seconds: float, cpu: float | None) -> dict[str, Any]:
+        named = {} if run is None else {"run": run}
+        return named | {"from": begun, "step": step, "seconds": seconds} | ({} if cpu is None else {"cpu_seconds": cpu})
+
+    first, resumed = session(None, 0, 888, 1100.0, 1000.0), session(None, 888, 1600, 1950.0, 800.0)
+    assert cost([first]) == {"steps": 888, "seconds": 1100.0, "cpu_seconds": 1000.0}
+    assert cost([first, resumed]) == {"steps": 1600, "seconds": 1950.0, "cpu_seconds": 1800.0}
+    phases = [session("a", 0, 10, 5.0, 4.0), session("b", 0, 20, 7.0, 6.0), session("b", 20, 30, 9.0, 2.0)]
+    assert cost(phases) == {"steps": 40, "seconds": 14.0, "cpu_seconds": 12.0}
+    assert cost([resumed]) == {"steps": 1600, "seconds": 1950.0, "cpu_seconds": None}
+    assert cost([phases[0], phases[2]])["cpu_seconds"] is None
+    assert cost([session(None, 0, 5, 1.0, None)])["cpu_seconds"] is None
+    assert cost([{"reason": "finished"}]) == {"steps": None, "seconds": None, "cpu_seconds": None}

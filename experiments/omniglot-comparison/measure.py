@@ -21,8 +21,10 @@ import torch
 import fsgen
 from fsgen.data.sampler import EpisodeSampler
 from fsgen.evaluation import paired
+from fsgen.report.runs import cost
 from fsgen.report.tables import read_results
 from fsgen.run import provenance
+from fsgen.run.log import Log
 
 HERE = Path(__file__).resolve().parent
 MODELS = HERE.parents[1] / "assets" / "models"
@@ -37,12 +39,11 @@ def strict(folder: Path) -> dict[int, dict[str, Any]]:
 
 def training(folder: Path) -> dict[str, Any]:
     """Wall-clock seconds of all phases, and CPU seconds where every session logged them."""
-    sessions = [json.loads(line) for line in (folder / "sessions.jsonl").read_text(encoding="utf-8").splitlines()]
-    last = {session["run"]: session for session in sessions}
-    logged = [session.get("cpu_seconds") for session in sessions]
+    sessions = Log(folder / "sessions.jsonl").records()
+    spent = cost(sessions)
     return {
-        "seconds": sum(session["seconds"] for session in last.values()),
-        "cpu_seconds": None if None in logged else sum(logged),
+        "seconds": spent["seconds"],
+        "cpu_seconds": spent["cpu_seconds"],
         "threads": max(session["threads"] for session in sessions),
     }
 

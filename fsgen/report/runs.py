@@ -33,12 +33,29 @@ def training(subject: Subject) -> dict[str, Any] | None:
     made_by = [record["provenance"] for record in records if isinstance(record.get("provenance"), Mapping)]
     return {
         "sessions": len(records),
-        "steps": _total([_number(r, "step") - _number(r, "from") for r in records]),
-        "seconds": _total([_number(r, "seconds") for r in records]),
-        "cpu_seconds": _total([_number(r, "cpu_seconds") for r in records]),
+        **cost(records),
         **{name: sorted({shown(p[name]) for p in made_by if p.get(name)}) for name in ("processor", "accelerator")},
         "threads": sorted({shown(r["threads"]) for r in records if r.get("threads")}),
         "ended": shown(records[-1].get("reason", "")),
+    }
+
+
+def cost(sessions: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """Steps, wall-clock and CPU seconds of all runs whose sessions these are, in order; None for what is not known.
+
+    A session logs the step and the seconds of its run up to its end, and the CPU seconds of its own. Those of a session
+    that could not log its end are lost: the next one does not begin where the last one ended.
+    """
+    ends: dict[Any, Mapping[str, Any]] = {}
+    lost = False
+    for session in sessions:
+        before = ends.get(session.get("run"))
+        lost |= _number(session, "from") != (0 if before is None else _number(before, "step"))
+        ends[session.get("run")] = session
+    return {
+        "steps": _total([_number(end, "step") for end in ends.values()]),
+        "seconds": _total([_number(end, "seconds") for end in ends.values()]),
+        "cpu_seconds": None if lost else _total([_number(session, "cpu_seconds") for session in sessions]),
     }
 
 
