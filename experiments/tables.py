@@ -30,7 +30,7 @@ def planned(folder: Path) -> str:
 
 def repeats(folder: Path) -> str:
     """What the same weights score at most shots, with repeats and without: one row a run of an experiment's plan."""
-    done = [step for step in plan_of(folder) if step.done()]
+    done = [step for step in plan_of(folder) if step.command == "evaluate" and step.done()]
     lines = [
         "| model | *strict* | *published* | its targets that repeat an image | its other targets | repeats, % |",
         "|---|---:|---:|---:|---:|---:|",
