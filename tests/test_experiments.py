@@ -184,8 +184,10 @@ def test_a_small_run_asks_what_it_trained_and_holds_it_to_nothing(
     monkeypatch.setattr(plans, "main_of_fsgen", lambda words: given.append(words) or 0)
     write(plan[1], lines(plan[1], run="one"), own=False)
     small = {"train": {"steps": 2}, "evaluate": {"sets": 2}}
-    assert plans.smoke([*plan, plan[1]], small) == 0
-    trained, asked = given
+    shown = list(plans.steps({"steps": [{"pictures": "model"}, {"pictures": "other"}]}))
+    assert plans.smoke([*plan, plan[1], *shown], small) == 0
+    trained, asked, drawn = given
+    assert drawn[:2] == ["pictures", "model"]
     assert trained[trained.index("--steps") + 1] == "2"
     assert asked[1] == trained[trained.index("--out") + 1] != "runs/one"
     assert asked[asked.index("--sets") + 1] == "2"
