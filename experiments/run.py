@@ -197,7 +197,7 @@ def far_off(small: dict[str, Any], known: dict[str, Any], name: str) -> str | No
 
 
 def smoke(chosen: list[Step], small: dict[str, Any]) -> int:
-    """The steps with flags that make them small, each once, of pictures one; 1 if a figure is far from the committed."""
+    """The steps with flags that make them small, each once, of pictures one; 1 if a figure is far off."""
     wrong: list[str | None] = []
     trained: dict[str | None, str] = {}
     tried: list[Step] = []
